@@ -1,0 +1,171 @@
+"""What can be set, with the reason beside each default.
+
+Three frozen values: `Limits` (every bound there is), `Tls` (where certificates come from) and
+`Config` (the rest, and those two).  They check themselves when made, so whatever holds one may
+trust it; a bad value raises `ConfigError`, one line that names the setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import final
+from urllib.parse import urlsplit
+
+from .errors import ConfigError
+
+__all__ = ["Config", "Limits", "Tls"]
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Every bound, each with its unit in its name.  None may be 0 or less."""
+
+    # -- how long we wait for a peer, in seconds.  Checked once a second.
+
+    # The TLS handshake: two round trips and a signature.  Go gives 10 s as well.
+    handshake_seconds: float = 10
+    # From the first byte of a connection or request until its header section is whole.
+    request_seconds: float = 10
+    # From the header section until the body is whole; a mebibyte at 35 KB/s.
+    body_seconds: float = 30
+    # A connection without requests or streams.  Chromium pings after 10 s, Firefox after 58 s.
+    idle_seconds: float = 60
+    # A peer that takes nothing of what waits for it: window closed, socket full, cable pulled.
+    stall_seconds: float = 60
+    # A handler of the application.
+    handler_seconds: float = 30
+    # After SIGTERM: for streams to end and responses to go out.
+    drain_seconds: float = 5
+    # After the last word: for the peer to read it before its unread input would reset the socket.
+    linger_seconds: float = 2
+
+    # -- what a peer may ask for
+
+    # Decoded names and values and 32 bytes a field (RFC 9113 6.5.2); hyper's bound.
+    header_list_bytes: int = 16 * 1024
+    # Browsers send some 20; cookie crumbs (RFC 9113 8.2.3) count each.
+    header_fields: int = 100
+    # CONTINUATION frames a header section; nghttp2's bound.  16 KiB fit into one HEADERS frame.
+    continuation_frames: int = 8
+    # A request body.  An event is at most this large.
+    body_bytes: int = 1024 * 1024
+    # All unfinished bodies of a connection together.
+    connection_body_bytes: int = 4 * 1024 * 1024
+    # Topics in one request; a page that needs more wants one topic for all of them.
+    topics_per_request: int = 32
+    # A topic's name, in UTF-8.
+    topic_bytes: int = 256
+    # SETTINGS_MAX_CONCURRENT_STREAMS.  Chromium uses 256 at the most, whatever is advertised.
+    max_concurrent_streams: int = 256
+    # Connections in all.  An idle one costs about 40 KB.
+    connections: int = 20_000
+    # Connections from one client address, loopback excepted: proxies and load tests live there.
+    # A browser opens one or two (or six, HTTP/1.1); this allows an office behind one address.
+    connections_per_address: int = 1_000
+
+    # -- what may wait for a peer
+
+    # Unsent events of a tab: at 200 bytes an event, more than a minute of 20 events/s.  Past this
+    # the tab is ended, and its EventSource reconnects and resumes: slow readers cost themselves.
+    tab_backlog_bytes: int = 256 * 1024
+    # The same for all tabs of a connection together, counted as if none were shared.
+    connection_backlog_bytes: int = 16 * 1024 * 1024
+    # Answers to a peer that sends but does not read (PING and SETTINGS floods): past this we stop
+    # reading from it.
+    unsent_control_bytes: int = 256 * 1024
+
+    # -- what a topic remembers, so that tabs can resume
+
+    history_events: int = 1_000
+    history_bytes: int = 4 * 1024 * 1024
+    history_seconds: float = 3_600
+    # Topics that remember at all; past this the one published to longest ago is forgotten.
+    history_topics: int = 10_000
+    # All topics together; past this, likewise.
+    history_total_bytes: int = 256 * 1024 * 1024
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            kind = int if each.type == "int" else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < 2**31:
+                what = "a whole number" if kind is int else "a number"
+                raise ConfigError(f"limits.{each.name} must be {what} above 0, not {value!r}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """Where the certificate comes from.
+
+    `cert` and `key` are PEM files (the chain, leaf first, and its key).  With neither, a
+    development CA and certificate are kept in `directory`.
+    """
+
+    cert: Path | None = None
+    key: Path | None = None
+    directory: Path = Path("certs")
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            missing, given = ("key", "cert") if self.key is None else ("cert", "key")
+            raise ConfigError(f"tls.{missing} is missing: {given} and {missing} go together")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One listener.
+
+    `port` 0 takes a free one.  `http1` serves HTTP/1.1 only.  `cors_origins` are the origins whose
+    pages may read and publish, each like "https://app.example"; "*" allows all, without
+    credentials.  `heartbeat_seconds` is how long a stream may be quiet (HTML 9.2.7 suggests 15).
+    Each tab is told a reconnection time drawn from `retry_ms` +- `retry_spread` (a fraction), so
+    that tabs which were dropped together do not come back together.
+    """
+
+    host: str = "localhost"
+    port: int = 8443
+    http1: bool = False
+    cors_origins: tuple[str, ...] = ()
+    heartbeat_seconds: float = 15
+    retry_ms: int = 3_000
+    retry_spread: float = 0.3
+    tls: Tls = field(default_factory=Tls)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        if not self.host:
+            raise ConfigError("host must not be empty; '::' listens on every address")
+        if type(self.port) is not int or not 0 <= self.port <= 65535:
+            raise ConfigError(f"port must be 0 to 65535, not {self.port!r}")
+        if not 0 < self.heartbeat_seconds < 2**31:
+            raise ConfigError(f"heartbeat_seconds must be above 0, not {self.heartbeat_seconds!r}")
+        if type(self.retry_ms) is not int or not 0 < self.retry_ms <= 3_600_000:
+            raise ConfigError(f"retry_ms must be 1 to 3600000, not {self.retry_ms!r}")
+        if not 0 <= self.retry_spread < 1:
+            raise ConfigError(f"retry_spread must be 0 to below 1, not {self.retry_spread!r}")
+        for origin in self.cors_origins:
+            _check_origin(origin)
+
+
+def _check_origin(origin: str) -> None:
+    if origin == "*":
+        return
+    try:
+        parts = urlsplit(origin)
+        _ = parts.port
+    except ValueError as error:
+        raise ConfigError(f"cors_origins: {origin!r} is not an origin: {error}") from None
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or origin != f"{parts.scheme}://{parts.netloc}".lower()
+        or "@" in parts.netloc
+    ):
+        raise ConfigError(
+            f"cors_origins: {origin!r} is not an origin; write it like https://app.example:8443,"
+            " in lower case, without path or trailing slash"
+        )

@@ -1,0 +1,311 @@
+"""What both protocols look like from above: requests come out, responses and streams go in.
+
+A `Wire` is sans-IO: bytes received go into `receive`, bytes to send come out of `take_output`; it
+never waits and holds no clock.  `http2.Http2` and `http1.Http1` are the two; one connection loop
+(connection.py) serves both.
+
+A *stream* is an int: the HTTP/2 stream id, or a count of the requests of an HTTP/1.1 connection.
+A response is either whole (`respond`) or an event stream (`open`, then payloads, then `finish`).
+Payloads reach a stream in two ways: `send` gives one to one stream, `offer` gives one to a whole
+`Lane`, that is to all streams which from then on receive the same.  A lane is where fan-out is
+cheap: the unit of work is the payload and the connection, not the tab.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import field as _field
+from functools import cached_property
+from http import HTTPStatus
+from typing import Any, Literal, Protocol, TypeAlias, final
+from urllib.parse import parse_qsl
+
+from .errors import BadRequest
+
+__all__ = [
+    "Drained",
+    "Fields",
+    "Gone",
+    "Lane",
+    "Overflowed",
+    "ProtocolName",
+    "Request",
+    "Response",
+    "Wire",
+    "WireEvent",
+    "WireStatistics",
+    "problem",
+]
+
+Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
+ProtocolName: TypeAlias = Literal["h2", "http/1.1"]
+
+# More query parameters or form fields than any of ours needs, few enough to be cheap.
+MAX_FORM_FIELDS = 100
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One whole request, body included, already checked against RFC 9110 and the limits.
+
+    `path` is percent-encoded as it came, without the query; `fields` has lower-case names;
+    `authority` is the Host; `peer` the client's address and `connection` the number of its
+    connection, counted from 1, so that a handler can tell which tabs share one.
+    """
+
+    stream: int
+    method: str
+    path: str
+    query: str = ""
+    authority: str = ""
+    fields: Fields = ()
+    body: bytes = b""
+    protocol: ProtocolName = "h2"
+    connection: int = 0
+    peer: str = ""
+    max_concurrent_streams: int | None = None
+
+    def header(self, name: str) -> str | None:
+        """The value of a field, several joined by ", " (RFC 9110 5.3), or None.
+
+        Decoded as UTF-8 where it is UTF-8 (Last-Event-ID is, HTML 9.2.4), else as Latin-1.
+        """
+        wanted = name.lower().encode()
+        found = [value for field_name, value in self.fields if field_name == wanted]
+        if not found:
+            return None
+        raw = b", ".join(found)
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+
+    @cached_property
+    def query_pairs(self) -> list[tuple[str, str]]:
+        """The query's parameters in order.  Raises BadRequest if they are not UTF-8."""
+        return _pairs(self.query, "query")
+
+    def parameters(self, name: str) -> list[str]:
+        """Every value of one query parameter, in order."""
+        if not self.query:
+            return []
+        return [value for key, value in self.query_pairs if key == name]
+
+    @property
+    def content_type(self) -> str:
+        """The essence of Content-Type in lower case, "" without one."""
+        return (self.header("content-type") or "").partition(";")[0].strip().lower()
+
+    def json(self) -> Any:
+        """The body as JSON.  Raises BadRequest (400) if it is not, or is not UTF-8."""
+        try:
+            return json.loads(self.body.decode(), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest("body", f"is not valid JSON in UTF-8: {error}", status=400) from None
+
+    def form(self) -> list[tuple[str, str]]:
+        """The body as application/x-www-form-urlencoded.  Raises BadRequest (400)."""
+        try:
+            text = self.body.decode("ascii")
+        except UnicodeDecodeError:
+            raise BadRequest(
+                "body", "a form holds ASCII only: percent-encode the rest", status=400
+            ) from None
+        return _pairs(text, "body")
+
+
+def _pairs(text: str, where: str) -> list[tuple[str, str]]:
+    try:
+        return parse_qsl(
+            text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
+        )
+    except UnicodeDecodeError:
+        raise BadRequest(where, "percent-encoded bytes must be UTF-8", status=400) from None
+    except ValueError:
+        raise BadRequest(where, f"at most {MAX_FORM_FIELDS} fields are read", status=400) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        # Which of two values was meant?  Better to ask than to guess.
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """A status, header fields (lower-case names) and a whole body.
+
+    Content-Length is added on sending.  `Response.json` and `Response.text` cover most needs.
+    """
+
+    status: int = 200
+    fields: Fields = ()
+    body: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"status must be 200 to 599: {self.status}")
+        for name, value in self.fields:
+            if name != name.lower() or not name or set(name + value) & set(b"\r\n\0"):
+                raise ValueError(f"bad response field (lower case, no CR, LF, NUL): {name!r}")
+
+    @classmethod
+    def json(cls, value: Any, *, status: int = 200, fields: Fields = ()) -> Response:
+        """`value` as JSON."""
+        body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        kind = (b"content-type", b"application/json")
+        return cls(status=status, fields=(kind, *fields), body=body)
+
+    @classmethod
+    def text(
+        cls,
+        text: str,
+        *,
+        status: int = 200,
+        content_type: str = "text/plain; charset=utf-8",
+        fields: Fields = (),
+    ) -> Response:
+        """`text` in UTF-8."""
+        kind = (b"content-type", content_type.encode())
+        return cls(status=status, fields=(kind, *fields), body=text.encode())
+
+    def with_fields(self, *fields: tuple[bytes, bytes]) -> Response:
+        """The same response with more fields."""
+        if not fields:
+            return self
+        return Response(status=self.status, fields=(*self.fields, *fields), body=self.body)
+
+
+_TITLES = {status.value: status.phrase for status in HTTPStatus}
+
+
+def problem(
+    status: int,
+    detail: str,
+    *,
+    field: str | None = None,
+    fields: Fields = (),
+) -> Response:
+    """An error as problem details (RFC 9457), with the faulty field's name where there is one."""
+    body: dict[str, Any] = {"title": _TITLES.get(status, ""), "status": status, "detail": detail}
+    if field is not None:
+        body["field"] = field
+    text = json.dumps(body, ensure_ascii=False)
+    kind = (b"content-type", b"application/problem+json")
+    return Response(status=status, fields=(kind, *fields), body=text.encode() + b"\n")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The peer ended a stream: it was reset, or the client left.  Nothing more can be sent."""
+
+    stream: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """All that was `send` to this stream is on its way: there is room for more."""
+
+    stream: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Overflowed:
+    """A stream fell behind its bound and was ended; its tab will come back and resume."""
+
+    stream: int
+
+
+WireEvent: TypeAlias = Request | Gone | Drained | Overflowed
+
+
+class Lane(Protocol):
+    """Streams of one connection that receive the same payloads.  Made by `Wire.lane()`."""
+
+    def offer(self, payload: bytes) -> None:
+        """Queue one payload for every stream of the lane.  Never waits, never raises."""
+
+
+@dataclass(slots=True)
+class WireStatistics:
+    """Counts since the connection began, read (and kept) by the connection."""
+
+    requests: int = 0
+    resets_received: int = 0
+    resets_sent: int = 0
+    refused: int = 0
+    overflowed: int = 0
+    by_reason: dict[str, int] = _field(default_factory=dict)
+
+
+class Wire(Protocol):
+    """One connection's protocol, without IO.  See the module's docstring."""
+
+    protocol: ProtocolName
+    statistics: WireStatistics
+
+    @property
+    def open_streams(self) -> int:
+        """Requests not yet finished: being received, answered, or streaming."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that wait to be taken, DATA of streams not counted."""
+
+    @property
+    def last_word(self) -> bool:
+        """After `drain`: the peer knows that no new requests will be served."""
+
+    @property
+    def closed(self) -> bool:
+        """True when no more can be said: once the output is out, the socket is to be closed."""
+
+    def receive(self, data: bytes, now: float) -> Sequence[WireEvent]:
+        """Take bytes from the peer (b"" at its end of file) and say what they mean.
+
+        Never raises for what a peer sends: it queues the right error, ends the stream or closes.
+        """
+
+    def respond(self, stream: int, response: Response, *, head: bool = False) -> None:
+        """Answer with a whole response; with `head`, its fields only.  A gone stream: nothing."""
+
+    def open(self, stream: int, fields: Fields, first: bytes) -> None:
+        """Answer 200 with these fields and begin an event stream with the payload `first`."""
+
+    def send(self, stream: int, payload: bytes) -> None:
+        """Queue a payload for one stream.  When all is out, `Drained` follows."""
+
+    def lane(self) -> Lane:
+        """A new, empty lane."""
+
+    def enter(self, stream: int, lane: Lane) -> None:
+        """From now on the stream receives what is offered to `lane`, after what it was sent."""
+
+    def finish(self, stream: int) -> None:
+        """End a stream well: after what is queued, or at once where the peer does not read."""
+
+    def take_events(self) -> Sequence[WireEvent]:
+        """`Drained` and `Overflowed` since the last call."""
+
+    def take_output(self) -> bytes:
+        """The next bytes for the peer, a few TLS records at most, b"" if there are none."""
+
+    def expire(self, now: float) -> Sequence[WireEvent]:
+        """End whatever has waited past its deadline for the peer."""
+
+    def drain(self) -> None:
+        """Say that no new requests will be served (GOAWAY; Connection: close)."""
+
+    def close(self) -> None:
+        """Say the last word; after its output `closed` holds."""

@@ -1,0 +1,762 @@
+"""The Wire over HTTP/2: h2 is the state machine, the frame heads pass by us first.
+
+Frames are fed to h2 one by one (when a later frame of a chunk is in error, h2 forgets the events of
+the earlier ones), and each head is looked at before h2 sees the body.  Where h2 4.4 answers one
+stream's fault with the end of the connection, and RFC 9113 does not, the frame is made harmless
+here and the stream reset instead: malformed requests (8.1.1), streams above the limit (5.1.2),
+priorities of a stream on itself (RFC 7540 5.3.1).
+
+h2 never sees header fields.  Its decoder is ours (`_Decoder`): it keeps the fields for `fields.py`
+to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  DATA
+of open streams is framed in `flow.py`; everything else that is sent, h2 sends.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, final
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    DataReceived,
+    PingAckReceived,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hpack import Decoder, Encoder
+
+from . import wire
+from .fields import Head, Malformed, TooLarge, Verdict, read_head, read_trailers
+from .flow import FRAME_BYTES, Flow, Lane
+from .wire import Fields, Gone, Request, Response, WireEvent, WireStatistics, problem
+
+if TYPE_CHECKING:
+    from .config import Limits
+
+__all__ = ["Http2"]
+
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_HEAD_BYTES: Final = 9
+
+# RFC 9113 6.
+_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
+_PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 5, 6, 7, 8, 9
+_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY_FLAG = 1, 1, 4, 8, 32
+
+_SETTINGS_HEADER_TABLE_SIZE: Final = 1
+_SETTINGS_INITIAL_WINDOW_SIZE: Final = 4
+_KNOWN_SETTINGS: Final = frozenset((1, 2, 3, 4, 5, 6, 8))
+# Our encoder never needs more, whatever the peer allows: a larger table costs ms to search.
+_ENCODER_TABLE_BYTES: Final = 4096
+
+_MAX_WINDOW: Final = 2**31 - 1
+_MAX_STREAM: Final = 2**31 - 1
+
+# A section over this is not even decoded to its end, so that the HPACK state is lost and the
+# connection with it.  Up to it, a section over `header_list_bytes` is answered with 431.
+_DECODED_BYTES: Final = 64 * 1024
+
+# Sections and responses that repeat; a browser's tabs ask for the same few things.
+_MEMO_ENTRIES: Final = 64
+
+# Closed streams of which we remember how they ended, for frames still on their way.
+_CLOSED_STREAMS: Final = 256
+
+_DRAIN_PING: Final = b"h2ssebye"
+
+_DROPPED_FIELDS: Final = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+
+@final
+class _Decoder(Decoder):
+    """Keeps the fields for us and shows h2 none.
+
+    A block that did not change the dynamic table decodes to the same fields for as long as the
+    table stays as it is.  All tabs of a browser send the same block, so nearly every one is found
+    in the memo, already judged.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(max_header_list_size=_DECODED_BYTES)
+        self._limits = limits
+        self._memo: dict[bytes, tuple[Fields, Verdict]] = {}
+        self.section: Fields = ()
+        self.verdict: Verdict | None = None
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:  # noqa: ARG002
+        block = bytes(data)
+        known = self._memo.get(block)
+        if known is None:
+            table = self.header_table
+            before = (table.maxsize, _newest(table.dynamic_entries))
+            self.section = tuple(super().decode(block, raw=True))
+            self.verdict = None
+            if (table.maxsize, _newest(table.dynamic_entries)) != before:
+                self._memo.clear()
+            elif len(self._memo) < _MEMO_ENTRIES:
+                self._memo[block] = (self.section, read_head(self.section, self._limits))
+        else:
+            self.section, self.verdict = known
+        return ()
+
+    def head(self) -> Verdict:
+        """What the last section says, read as a request's."""
+        return self.verdict or read_head(self.section, self._limits)
+
+
+@final
+class _Encoder(Encoder):
+    """Remembers blocks of fields that are all in the table already, for as long as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memo: dict[tuple[Any, ...], bytes] = {}
+
+    def encode(self, headers: Any, huffman: bool = True) -> bytes:
+        table = self.header_table
+        if table.resized:
+            self._memo.clear()
+        key = tuple(headers)
+        block = self._memo.get(key)
+        if block is None:
+            newest = _newest(table.dynamic_entries)
+            block = super().encode(key, huffman)
+            if _newest(table.dynamic_entries) is not newest:
+                self._memo.clear()
+            elif len(self._memo) < _MEMO_ENTRIES:
+                self._memo[key] = block
+        return block
+
+
+def _newest(entries: deque[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
+    # Entries enter a dynamic table at its head only, each as a new tuple (RFC 7541 2.3.2), and
+    # only an entry that enters drives others out: the newest one tells one state from the next.
+    return entries[0] if entries else None
+
+
+@final
+class _Machine(H2Connection):
+    """h2, without its two scans of all streams: finished ones are taken out one by one."""
+
+    MAX_CLOSED_STREAMS = _CLOSED_STREAMS
+
+    @property
+    def open_inbound_streams(self) -> int:
+        # h2 asks on every request whether to end the connection for one stream too many, by a walk
+        # over all of them (248 us at 4,000).  We count, and refuse that one stream (`_opened`).
+        return 0
+
+    def forget(self, stream: int) -> None:
+        """Drop a closed stream; h2 would at its next scan."""
+        gone = self.streams.pop(stream, None)
+        if gone is not None:
+            self._closed_streams[stream] = gone.closed_by
+
+    @property
+    def unsent(self) -> int:
+        """Bytes framed by h2 and not yet taken."""
+        return len(self._data_to_send)
+
+    def raw(self, frame: bytes) -> None:
+        """Queue a frame that h2 has no call for, in its place among h2's own."""
+        self._data_to_send += frame
+
+
+@final
+@dataclass(slots=True)
+class _Body:
+    """A request whose body is on its way."""
+
+    head: Head
+    deadline: float
+    data: bytearray = field(default_factory=bytearray)
+
+
+@final
+class Http2:
+    """One connection.  See `wire.Wire` for what each method promises."""
+
+    protocol: wire.ProtocolName = "h2"
+
+    __slots__ = (
+        "_bodies",
+        "_body_bytes",
+        "_buffer",
+        "_closed",
+        "_connection",
+        "_continuations",
+        "_deadline",
+        "_decoder",
+        "_draining",
+        "_events",
+        "_faults",
+        "_flow",
+        "_idle_since",
+        "_last_word",
+        "_limits",
+        "_machine",
+        "_peer",
+        "_preface",
+        "_recent",
+        "_settled",
+        "_window_closed_since",
+        "statistics",
+    )
+
+    def __init__(
+        self, limits: Limits, *, connection: int = 0, peer: str = "", now: float = 0.0
+    ) -> None:
+        self._limits = limits
+        self._connection = connection
+        self._peer = peer
+        self._machine = machine = _Machine(
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        machine.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+                SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
+            },
+        )
+        machine.decoder = self._decoder = _Decoder(limits)
+        machine.encoder = _Encoder()
+        # h2 sets this bound on its decoder only when the peer acknowledges our SETTINGS.
+        machine.max_inbound_frame_size = FRAME_BYTES
+        self._flow = Flow(machine, limits)
+        self.statistics = WireStatistics()
+        self._buffer = bytearray()
+        self._preface = False  # whether the preface is complete
+        self._settled = False  # whether the client's first SETTINGS has come
+        self._deadline: float | None = now + limits.request_seconds
+        self._idle_since: float | None = now
+        self._window_closed_since: float | None = None
+        self._bodies: dict[int, _Body] = {}
+        self._body_bytes = 0
+        self._continuations: int | None = None  # amid a header section: how many so far
+        self._faults: dict[int, ErrorCodes] = {}
+        self._recent: dict[int, int] = {}
+        self._events: list[WireEvent] = []
+        self._draining = False
+        self._last_word = False
+        self._closed = False
+        machine.initiate_connection()
+
+    # -- state
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._machine.streams)
+
+    @property
+    def unsent(self) -> int:
+        return self._machine.unsent
+
+    @property
+    def last_word(self) -> bool:
+        return self._last_word
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    # -- in
+
+    def receive(self, data: bytes, now: float) -> Sequence[WireEvent]:
+        if self._closed:
+            return ()
+        if not data:
+            self._end("")
+            return self.take_events()
+        self._flow.now = now
+        buffer = self._buffer
+        buffer += data
+        try:
+            used = self._read(buffer, now)
+        except ProtocolError as error:
+            # h2 has queued its GOAWAY, with the code and the last stream.
+            self._end(f"{type(error).__name__}: {error}")
+            return self.take_events()
+        del buffer[:used]
+        if self._settled:
+            if not buffer and self._continuations is None:
+                self._deadline = None
+            elif used or self._deadline is None:
+                self._deadline = now + self._limits.request_seconds
+        return self.take_events()
+
+    def _read(self, buffer: bytearray, now: float) -> int:
+        """Feed the whole frames of `buffer`, one by one; how many bytes they were."""
+        used = 0
+        if not self._preface:
+            if not _PREFACE.startswith(buffer[: len(_PREFACE)]):
+                self._fail(ErrorCodes.PROTOCOL_ERROR, "no HTTP/2 preface")
+            if len(buffer) < len(_PREFACE):
+                return 0
+            self._machine.receive_data(_PREFACE)
+            self._preface = True
+            used = len(_PREFACE)
+        while not self._closed and len(buffer) - used >= _HEAD_BYTES:
+            size = int.from_bytes(buffer[used : used + 3], "big")
+            if size > FRAME_BYTES:
+                # Here, not when the body has come: h2 would buffer it first, all 16 MB.
+                self._fail(ErrorCodes.FRAME_SIZE_ERROR, "frame over SETTINGS_MAX_FRAME_SIZE")
+            end = used + _HEAD_BYTES + size
+            if end > len(buffer):
+                break
+            self._frame(bytes(buffer[used:end]), now)
+            used = end
+        return used
+
+    def _frame(self, frame: bytes, now: float) -> None:
+        kind, flags = frame[3], frame[4]
+        stream = int.from_bytes(frame[5:9], "big") & _MAX_STREAM
+        if not self._settled:
+            if kind != _SETTINGS or flags & _ACK:
+                self._fail(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
+            self._settled = True
+        if self._continuations is not None:
+            self._continuation(frame, kind, flags, now)
+        elif kind == _WINDOW_UPDATE:
+            self._window_update(frame, stream, now)
+        elif kind == _HEADERS:
+            self._headers(frame, flags, stream, now)
+        elif kind == _SETTINGS:
+            self._settings(frame, flags, now)
+        elif kind == _PRIORITY:
+            self._priority(frame, stream, now)
+        elif kind == _GOAWAY:
+            self._goaway(frame, stream)
+        elif kind <= _CONTINUATION:
+            self._feed(frame, now)
+        # else: a frame of an extension, ignored (RFC 9113 5.5)
+
+    def _feed(self, frame: bytes, now: float) -> None:
+        for event in self._machine.receive_data(frame):
+            match event:
+                case RequestReceived():
+                    self._opened(event.stream_id, event.stream_ended is not None, now)
+                case DataReceived():
+                    self._data(event.stream_id, event.data, event.flow_controlled_length)
+                case StreamEnded():
+                    self._ended(event.stream_id)
+                case TrailersReceived():
+                    self._trailers(event.stream_id)
+                case StreamReset():
+                    if event.remote_reset:
+                        self.statistics.resets_received += 1
+                    else:
+                        self.statistics.resets_sent += 1
+                    self._gone(event.stream_id)
+                case PingAckReceived() if event.ping_data == _DRAIN_PING:
+                    self._goaway_now(self._machine.highest_inbound_stream_id)
+                    self._last_word = True
+                case _:
+                    # WINDOW_UPDATE and SETTINGS are acted on where the frame came in; PING has
+                    # been answered by h2; PRIORITY is ignored.
+                    pass
+
+    # -- frames that need a look before h2's
+
+    def _headers(self, frame: bytes, flags: int, stream: int, now: float) -> None:
+        if flags & _PRIORITY_FLAG:
+            at = _HEAD_BYTES + bool(flags & _PADDED)
+            if int.from_bytes(frame[at : at + 4], "big") & _MAX_STREAM == stream:
+                frame = frame[:at] + bytes(4) + frame[at + 4 :]
+                self._faults[stream] = ErrorCodes.PROTOCOL_ERROR
+        if stream in self._machine.streams and not flags & _END_STREAM:
+            # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
+            frame = frame[:4] + bytes((flags | _END_STREAM,)) + frame[5:]
+            self._faults[stream] = ErrorCodes.PROTOCOL_ERROR
+        if not flags & _END_HEADERS:
+            self._continuations = 0
+        self._feed(frame, now)
+
+    def _continuation(self, frame: bytes, kind: int, flags: int, now: float) -> None:
+        assert self._continuations is not None
+        self._continuations += 1
+        if self._continuations > self._limits.continuation_frames:
+            self._fail(ErrorCodes.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
+        if kind == _CONTINUATION and flags & _END_HEADERS:
+            self._continuations = None
+        self._feed(frame, now)  # which refuses anything else amid a header section
+
+    def _priority(self, frame: bytes, stream: int, now: float) -> None:
+        idle = stream > self._machine.highest_inbound_stream_id
+        if stream and len(frame) != _HEAD_BYTES + 5 and not idle:
+            self._reset(stream, ErrorCodes.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+        elif (
+            stream
+            and len(frame) == _HEAD_BYTES + 5
+            and int.from_bytes(frame[9:13], "big") & _MAX_STREAM == stream
+        ):
+            if not idle:
+                self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "stream depends on itself")
+        else:
+            self._feed(frame, now)
+
+    def _goaway(self, frame: bytes, stream: int) -> None:
+        # h2 would close both ways (python-hyper/h2#1181); a client that says GOAWAY opens nothing
+        # more, but reads its streams to their end (RFC 9113 6.8).
+        if stream:
+            self._fail(ErrorCodes.PROTOCOL_ERROR, "GOAWAY on a stream")
+        if len(frame) < _HEAD_BYTES + 8:
+            self._fail(ErrorCodes.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
+        self._draining = True
+
+    def _settings(self, frame: bytes, flags: int, now: float) -> None:
+        body = frame[_HEAD_BYTES:]
+        if flags & _ACK or len(body) % 6 or frame[5:9] != b"\0\0\0\0":
+            self._feed(frame, now)
+            return
+        # h2 keeps settings it does not know, for ever.
+        kept = b""
+        resizes = False
+        for name, value in struct.iter_unpack(">HL", body):
+            if name in _KNOWN_SETTINGS:
+                if name == _SETTINGS_HEADER_TABLE_SIZE:
+                    value = min(value, _ENCODER_TABLE_BYTES)
+                resizes = resizes or name == _SETTINGS_INITIAL_WINDOW_SIZE
+                kept += struct.pack(">HL", name, value)
+        frame = len(kept).to_bytes(3, "big") + frame[3:_HEAD_BYTES] + kept
+        if not resizes:
+            self._feed(frame, now)
+            return
+        flow = self._flow
+        flow.settle()
+        before = self._machine.remote_settings.initial_window_size
+        self._feed(frame, now)
+        flow.windows_moved(self._machine.remote_settings.initial_window_size - before)
+
+    def _window_update(self, frame: bytes, stream: int, now: float) -> None:
+        flow = self._flow
+        outflow = flow.outflows.get(stream)
+        increment = int.from_bytes(frame[_HEAD_BYTES:], "big") & _MAX_WINDOW
+        whole = len(frame) == _HEAD_BYTES + 4
+        if outflow is None:
+            if whole and stream in self._recent:
+                self._window_update_late(stream, increment)
+            elif whole and not increment and stream in self._machine.streams:
+                self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            else:
+                self._feed(frame, now)
+                if not stream:
+                    self._window_closed_since = None
+            return
+        if whole and not increment:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
+            return
+        outflow.settle()
+        self._feed(frame, now)
+        if stream in flow.outflows:
+            outflow.window_moved(increment)
+
+    def _window_update_late(self, stream: int, increment: int) -> None:
+        # Such a frame may have crossed our END_STREAM and is ignored, but for the one fault that
+        # it can still show (RFC 9113 6.9.1).
+        self._recent[stream] += increment
+        if self._recent[stream] > _MAX_WINDOW:
+            del self._recent[stream]
+            self._machine.raw(_reset_frame(stream, ErrorCodes.FLOW_CONTROL_ERROR))
+            self.statistics.resets_sent += 1
+
+    # -- requests
+
+    def _opened(self, stream: int, ended: bool, now: float) -> None:
+        self._idle_since = None
+        self.statistics.requests += 1
+        fault = self._faults.pop(stream, None)
+        if fault is not None:
+            self._reset(stream, fault, "stream depends on itself")
+            return
+        if self._draining or len(self._machine.streams) > self._limits.max_concurrent_streams:
+            # No handler has seen it, so the browser may send it again (RFC 9113 8.7).
+            self.statistics.refused += 1
+            self._reset(stream, ErrorCodes.REFUSED_STREAM, "surplus stream")
+            return
+        head = self._decoder.head()
+        match head:
+            case Malformed():
+                self._reset(stream, ErrorCodes.PROTOCOL_ERROR, head.reason)
+            case TooLarge():
+                self.respond(stream, problem(431, head.reason))
+            case Head() if ended:
+                if head.content_length:
+                    self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "content-length without body")
+                else:
+                    self._request(stream, head, b"")
+            case Head():
+                self._await_body(stream, head, now)
+
+    def _await_body(self, stream: int, head: Head, now: float) -> None:
+        limits = self._limits
+        if (head.content_length or 0) > limits.body_bytes:
+            self.respond(stream, problem(413, f"a body may have {limits.body_bytes} bytes"))
+            return
+        self._bodies[stream] = _Body(head, now + limits.body_seconds)
+        if head.expects_continue:
+            self._machine.send_headers(stream, ((b":status", b"100"),))
+
+    def _data(self, stream: int, data: bytes, flow_controlled_length: int) -> None:
+        # Also for streams we gave up: what is not given back leaves the connection's window.
+        if flow_controlled_length:
+            self._machine.acknowledge_received_data(flow_controlled_length, stream)
+        body = self._bodies.get(stream)
+        if body is None:
+            return
+        body.data += data
+        self._body_bytes += len(data)
+        limits = self._limits
+        expected = body.head.content_length
+        if expected is not None and len(body.data) > expected:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "body over its content-length")
+        elif len(body.data) > limits.body_bytes:
+            self.respond(stream, problem(413, f"a body may have {limits.body_bytes} bytes"))
+        elif self._body_bytes > limits.connection_body_bytes:
+            self._reset(stream, ErrorCodes.ENHANCE_YOUR_CALM, "too many bodies at once")
+
+    def _ended(self, stream: int) -> None:
+        body = self._bodies.get(stream)
+        if body is None:
+            return
+        if body.head.content_length not in (None, len(body.data)):
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "body under its content-length")
+            return
+        self._drop_body(stream)
+        self._request(stream, body.head, bytes(body.data))
+
+    def _trailers(self, stream: int) -> None:
+        fault = self._faults.pop(stream, None)
+        malformed = read_trailers(self._decoder.section)
+        if fault is not None:
+            self._reset(stream, fault, "trailers without END_STREAM")
+        elif malformed is not None:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, malformed.reason)
+
+    def _request(self, stream: int, head: Head, body: bytes) -> None:
+        self._events.append(
+            Request(
+                stream=stream,
+                method=head.method,
+                path=head.path,
+                query=head.query,
+                authority=head.authority,
+                fields=head.fields,
+                body=body,
+                connection=self._connection,
+                peer=self._peer,
+                max_concurrent_streams=self._limits.max_concurrent_streams,
+            )
+        )
+
+    # -- out
+
+    def respond(self, stream: int, response: Response, *, head: bool = False) -> None:
+        machine = self._machine
+        if stream not in machine.streams or stream in self._flow.outflows or self._closed:
+            return
+        self._drop_body(stream)
+        bare = response.status in (204, 304)
+        fields = _section(response.status, response.fields)
+        if not bare and (response.body or not head):
+            fields.append((b"content-length", b"%d" % len(response.body)))
+        if head or bare or not response.body:
+            machine.send_headers(stream, fields, end_stream=True)
+            self._forget(stream)
+            return
+        machine.send_headers(stream, fields)
+        outflow = self._flow.begin(stream)
+        outflow.push(response.body)
+        outflow.ends = True
+
+    def open(self, stream: int, fields: Fields, first: bytes) -> None:
+        machine = self._machine
+        if stream not in machine.streams or stream in self._flow.outflows or self._closed:
+            return
+        machine.send_headers(stream, _section(200, fields))
+        outflow = self._flow.begin(stream)
+        outflow.tells = True
+        outflow.push(first)
+
+    def send(self, stream: int, payload: bytes) -> None:
+        outflow = self._flow.outflows.get(stream)
+        if outflow is not None and not outflow.ends:
+            outflow.tells = True
+            outflow.push(payload)
+
+    def lane(self) -> Lane:
+        return Lane(self._flow)
+
+    def enter(self, stream: int, lane: wire.Lane) -> None:
+        assert isinstance(lane, Lane)
+        outflow = self._flow.outflows.get(stream)
+        if outflow is not None and not outflow.ends:
+            lane.add(outflow)
+
+    def finish(self, stream: int) -> None:
+        outflow = self._flow.outflows.get(stream)
+        if outflow is not None and not outflow.ends and not self._closed:
+            self._flow.finish(outflow)
+            self._reap()
+
+    def take_events(self) -> Sequence[WireEvent]:
+        self._reap()
+        events, self._events = self._events, []
+        if self._flow.events:
+            events += self._flow.events
+            self._flow.events.clear()
+        return events
+
+    def take_output(self) -> bytes:
+        control = self._machine.data_to_send()
+        flow = self._flow
+        if not flow.turns or self._closed:
+            return control
+        out = [control] if control else []
+        flow.take(out)
+        if flow.finished:
+            self._reap()
+        return b"".join(out)
+
+    # -- ends
+
+    def expire(self, now: float) -> Sequence[WireEvent]:
+        if self._closed:
+            return ()
+        limits, flow = self._limits, self._flow
+        flow.now = now
+        if self._deadline is not None and now >= self._deadline:
+            self._give_up("no whole frame within request_seconds")
+        elif self._idle_since is not None and now >= self._idle_since + limits.idle_seconds:
+            self.close()
+        if self._bodies:
+            late = [stream for stream, body in self._bodies.items() if now >= body.deadline]
+            for stream in late:
+                self.respond(stream, problem(408, f"no body within {limits.body_seconds} s"))
+        if flow.stalled:
+            over = now - limits.stall_seconds
+            for outflow in [each for each, since in flow.stalled.items() if since <= over]:
+                if outflow.ends:
+                    self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
+                else:
+                    flow.overflow(outflow)
+        if flow.turns and self._machine.outbound_flow_control_window <= 0:
+            if self._window_closed_since is None:
+                self._window_closed_since = now
+            elif now >= self._window_closed_since + limits.stall_seconds:
+                self._give_up("connection window closed too long")
+        return self.take_events()
+
+    def drain(self) -> None:
+        if self._closed or self._draining:
+            return
+        # RFC 9113 6.8: first the largest id, so that requests on their way are not lost; a round
+        # trip later, when the PING comes back, the true one.
+        self._draining = True
+        self._goaway_now(_MAX_STREAM)
+        self._machine.ping(_DRAIN_PING)
+
+    def close(self) -> None:
+        if not self._closed:
+            self._machine.close_connection(ErrorCodes.NO_ERROR)
+            self._end("")
+
+    def _give_up(self, reason: str) -> None:
+        self._machine.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
+        self._end(reason)
+
+    def _goaway_now(self, last: int) -> None:
+        payload = last.to_bytes(4, "big") + bytes(4)
+        self._machine.raw(b"\0\0\x08\x07\0\0\0\0\0" + payload)
+
+    def _fail(self, code: ErrorCodes, reason: str) -> None:
+        """A connection error of our own finding."""
+        self._machine.close_connection(code)
+        self._end(reason)
+        raise ProtocolError(reason)
+
+    def _end(self, reason: str) -> None:
+        self._closed = self._flow.shut = True
+        if reason:
+            self._count(reason)
+
+    def _reset(self, stream: int, code: ErrorCodes, reason: str) -> None:
+        if stream in self._machine.streams:
+            self._machine.reset_stream(stream, code)
+        else:
+            self._machine.raw(_reset_frame(stream, code))
+        self.statistics.resets_sent += 1
+        self._count(reason)
+        self._gone(stream)
+
+    def _gone(self, stream: int) -> None:
+        self._events.append(Gone(stream))
+        self._forget(stream)
+
+    def _reap(self) -> None:
+        """Let go of the streams whose END_STREAM has been framed."""
+        finished = self._flow.finished
+        while finished:
+            self._forget(finished.pop())
+
+    def _forget(self, stream: int) -> None:
+        machine = self._machine
+        h2_stream = machine.streams.get(stream)
+        if h2_stream is None:
+            return
+        if not h2_stream.closed:
+            # Answered before the request was whole: the rest of it is not wanted (RFC 9113 8.1).
+            machine.reset_stream(stream, ErrorCodes.NO_ERROR)
+            self.statistics.resets_sent += 1
+        self._flow.drop(stream)
+        self._drop_body(stream)
+        machine.forget(stream)
+        self._recent[stream] = h2_stream.outbound_flow_control_window
+        if len(self._recent) > _CLOSED_STREAMS:
+            del self._recent[next(iter(self._recent))]
+        if not machine.streams:
+            self._idle_since = self._flow.now
+
+    def _drop_body(self, stream: int) -> None:
+        body = self._bodies.pop(stream, None)
+        if body is not None:
+            self._body_bytes -= len(body.data)
+
+    def _count(self, reason: str) -> None:
+        counts = self.statistics.by_reason
+        counts[reason] = counts.get(reason, 0) + 1
+
+
+def _section(status: int, fields: Fields) -> list[tuple[bytes, bytes]]:
+    section = [(b":status", b"%d" % status)]
+    section += [each for each in fields if each[0] not in _DROPPED_FIELDS]
+    return section
+
+
+def _reset_frame(stream: int, code: ErrorCodes) -> bytes:
+    return b"\0\0\x04\x03\0" + stream.to_bytes(4, "big") + code.to_bytes(4, "big")

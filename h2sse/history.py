@@ -1,0 +1,237 @@
+"""Where events get their ids and their order, and how a tab finds its place again.
+
+Every event of a run has a sequence number; its id is `<epoch>-<sequence>`, and the epoch is drawn
+anew by every run, so that an id of an earlier one is known to be unknown.  One sequence spans all
+topics: a tab of several topics resumes in all of them by one id.  A publisher may give an id of its
+own instead; it is kept in the topics' index.
+
+A topic remembers a bounded number of events, bytes and seconds.  `place` says where an id stands:
+`Known`, or, with the reason, `Lost`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final
+
+from .errors import BadRequest
+
+if TYPE_CHECKING:
+    from .config import Limits
+    from .sse import Event
+
+__all__ = ["Entry", "History", "Known", "Lost", "MemoryHistory", "Place"]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One published event: `payload` is its bytes on every stream."""
+
+    sequence: int
+    topics: Sequence[str]
+    event: Event
+    payload: bytes
+    published: float
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Nothing was missed beyond what is still there after `sequence`."""
+
+    sequence: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Events may have been missed; those after `sequence` are still there.
+
+    "unknown": the id was never given, or by an earlier run.  "pruned": it was, but not all that
+    followed it is remembered.
+    """
+
+    sequence: int
+    reason: Literal["unknown", "pruned"]
+
+
+Place: TypeAlias = Known | Lost
+
+
+class History(Protocol):
+    """One order of events; what is behind it (memory, a database) is its own affair."""
+
+    @property
+    def last_sequence(self) -> int:
+        """The sequence number of the newest event, 0 before the first."""
+
+    def append(self, topics: Sequence[str], event: Event, now: float) -> Entry:
+        """Give the event its place, and its id if it has none.
+
+        Raises BadRequest (409) if one of the topics still remembers another event of that id.
+        """
+
+    def id(self, sequence: int) -> str:
+        """The id that stands for having seen all up to `sequence`."""
+
+    def place(self, topics: Iterable[str], last_event_id: str, now: float) -> Place:
+        """Where a tab of these topics stands that has seen this id last."""
+
+    def after(self, topics: Iterable[str], sequence: int, size: int) -> tuple[list[Entry], bool]:
+        """The next remembered events after `sequence`, in order, each once: about `size` bytes of
+        them; and whether there are more."""
+
+    def pruned(self, topics: Iterable[str], sequence: int, now: float) -> bool:
+        """Whether an event after `sequence` has been forgotten."""
+
+
+@final
+@dataclass(slots=True)
+class _Topic:
+    entries: deque[Entry] = field(default_factory=deque)
+    size: int = 0
+    pruned: int = 0  # the newest sequence forgotten
+    ids: dict[str, int] = field(default_factory=dict)  # of those publishers gave
+
+
+@final
+class MemoryHistory:
+    """A `History` of this process alone."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        # 40 bits: two runs share an epoch once in 10^12 restarts.
+        self._epoch = secrets.token_hex(5)
+        self._topics: OrderedDict[str, _Topic] = OrderedDict()
+        self._size = 0
+        self._forgotten = 0  # the newest sequence of a topic forgotten as a whole
+        self._last = 0
+
+    @property
+    def last_sequence(self) -> int:
+        return self._last
+
+    def id(self, sequence: int) -> str:
+        return f"{self._epoch}-{sequence}"
+
+    def append(self, topics: Sequence[str], event: Event, now: float) -> Entry:
+        if event.id is None:
+            given = None
+            event = replace(event, id=self.id(self._last + 1))
+        else:
+            given = event.id
+            self._refuse_twice(topics, given)
+        self._last = sequence = self._last + 1
+        entry = Entry(sequence, topics, event, event.encode(), now)
+        for name in topics:
+            topic = self._topics.get(name)
+            if topic is None:
+                # What a topic of this name may have forgotten before counts as forgotten.
+                topic = self._topics[name] = _Topic(pruned=self._forgotten)
+            else:
+                self._topics.move_to_end(name)
+            topic.entries.append(entry)
+            topic.size += len(entry.payload)
+            self._size += len(entry.payload)
+            if given is not None:
+                topic.ids[given] = sequence
+            self._trim(topic, now)
+        self._forget_topics()
+        return entry
+
+    def _refuse_twice(self, topics: Sequence[str], given: str) -> None:
+        if given.startswith(self._epoch):
+            raise BadRequest("id", "looks like one that is assigned here; choose another")
+        for name in topics:
+            topic = self._topics.get(name)
+            if topic is not None and given in topic.ids:
+                raise BadRequest("id", f"topic {name!r} still remembers this id", status=409)
+
+    def place(self, topics: Iterable[str], last_event_id: str, now: float) -> Place:
+        names = list(topics)
+        sequence = self._sequence(names, last_event_id)
+        if sequence is None:
+            return Lost(self._oldest(names, now), "unknown")
+        if self.pruned(names, sequence, now):
+            return Lost(max(sequence, self._oldest(names, now)), "pruned")
+        return Known(sequence)
+
+    def _sequence(self, names: list[str], last_event_id: str) -> int | None:
+        epoch, _, number = last_event_id.partition("-")
+        if epoch == self._epoch and number.isascii() and number.isdigit() and len(number) < 19:
+            sequence = int(number)
+            return sequence if sequence <= self._last else None
+        # Two topics may hold the same given id.  From the earlier on, nothing is lost.
+        found = [
+            topic.ids[last_event_id]
+            for name in names
+            if (topic := self._topics.get(name)) is not None and last_event_id in topic.ids
+        ]
+        return min(found, default=None)
+
+    def _oldest(self, names: list[str], now: float) -> int:
+        """The sequence before the oldest event that any of these topics remembers."""
+        oldest = self._last
+        for name in names:
+            topic = self._topics.get(name)
+            if topic is not None:
+                self._trim(topic, now)
+                if topic.entries:
+                    oldest = min(oldest, topic.entries[0].sequence - 1)
+        return oldest
+
+    def pruned(self, topics: Iterable[str], sequence: int, now: float) -> bool:
+        for name in topics:
+            topic = self._topics.get(name)
+            if topic is None:
+                if self._forgotten > sequence:
+                    return True
+            else:
+                self._trim(topic, now)
+                if topic.pruned > sequence:
+                    return True
+        return False
+
+    def after(self, topics: Iterable[str], sequence: int, size: int) -> tuple[list[Entry], bool]:
+        found: dict[int, Entry] = {}
+        for name in topics:
+            topic = self._topics.get(name)
+            for entry in reversed(topic.entries) if topic is not None else ():
+                if entry.sequence <= sequence:
+                    break
+                found[entry.sequence] = entry
+        page: list[Entry] = []
+        for number in sorted(found):
+            if size <= 0:
+                return page, True
+            page.append(found[number])
+            size -= len(found[number].payload)
+        return page, False
+
+    def _trim(self, topic: _Topic, now: float) -> None:
+        limits, entries = self._limits, topic.entries
+        while entries and (
+            len(entries) > limits.history_events
+            or topic.size > limits.history_bytes
+            or entries[0].published < now - limits.history_seconds
+        ):
+            entry = entries.popleft()
+            topic.pruned = entry.sequence
+            topic.size -= len(entry.payload)
+            self._size -= len(entry.payload)
+            if entry.event.id is not None:
+                topic.ids.pop(entry.event.id, None)
+
+    def _forget_topics(self) -> None:
+        limits = self._limits
+        while len(self._topics) > limits.history_topics or (
+            self._size > limits.history_total_bytes and len(self._topics) > 1
+        ):
+            _, topic = self._topics.popitem(last=False)
+            self._size -= topic.size
+            newest = topic.entries[-1].sequence if topic.entries else topic.pruned
+            self._forgotten = max(self._forgotten, newest)

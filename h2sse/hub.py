@@ -1,0 +1,388 @@
+"""Fan-out: one encoded event to every stream that asked for its topic.
+
+The hub knows topics, tabs and sinks, nothing of HTTP.  A *sink* is a connection; a *tab* is one
+stream of it; a *group* is the tabs of a sink that asked for the same topics, so that a payload is
+offered once a group, whatever the number of tabs.  It is synchronous: `publish` encodes once, makes
+one offer a group and returns, so a publish is never seen half done.
+
+    joined --behind--> catching up (reads pages of the history) --at the newest event--> live
+
+A tab that resumes reads from the history, page by page, as fast as its connection drains.  Once a
+page holds all there is, the tab enters its group in the same call, with no chance for an event to
+come in between: no gap, no double, in order, and nothing held in memory for it meanwhile.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeAlias, final
+
+from .history import Known, Lost
+from .sse import Event, opening
+
+if TYPE_CHECKING:
+    from .history import Entry, History
+    from .wire import Lane, ProtocolName
+
+__all__ = ["GAP_EVENT", "Group", "Hub", "HubStatistics", "Presence", "Sink", "Subscribe", "Tab"]
+
+logger = logging.getLogger(__name__)
+
+# The type of the one event that tells a tab, in-band, that it may have missed events.
+GAP_EVENT = "history-gap"
+
+# What a tab that catches up is given at a time: a page waits in memory, no more.
+PAGE_BYTES = 64 * 1024
+
+Greeting: TypeAlias = Sequence[Event] | Callable[[], Sequence[Event]]
+
+
+@final
+@dataclass(frozen=True, init=False)
+class Subscribe:
+    """The decision to answer a request with an event stream.
+
+    `greeting` is for a tab that starts afresh: its first events, or a function that gives them at
+    the instant of joining.  A tab that comes back with an id we know gets what it missed instead;
+    with `replay` False nothing is replayed and every tab is greeted.  `retry` is the reconnection
+    time in ms, instead of the configured one.  `fields` are further response header fields.
+    """
+
+    topics: frozenset[str]
+    greeting: Greeting
+    replay: bool
+    retry: int | None
+    fields: tuple[tuple[bytes, bytes], ...]
+
+    def __init__(
+        self,
+        *topics: str,
+        greeting: Greeting = (),
+        replay: bool = True,
+        retry: int | None = None,
+        fields: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        if not topics or not all(topics):
+            raise ValueError("Subscribe needs at least one topic, none of them empty")
+        for name, value in (
+            ("topics", frozenset(topics)),
+            ("greeting", greeting),
+            ("replay", replay),
+            ("retry", retry),
+            ("fields", tuple(fields)),
+        ):
+            object.__setattr__(self, name, value)
+
+
+class Sink(Protocol):
+    """A connection, as the hub sees it.  None of its methods waits or raises."""
+
+    groups: dict[frozenset[str], Group]
+
+    @property
+    def number(self) -> int:
+        """The connection's number."""
+
+    @property
+    def protocol(self) -> ProtocolName:
+        """What it speaks."""
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+
+    def lane(self) -> Lane:
+        """A new lane."""
+
+    def send(self, stream: int, payload: bytes) -> None:
+        """Queue a payload for one stream; `Hub.resume` follows when there is room for more."""
+
+    def enter(self, stream: int, lane: Lane) -> None:
+        """The stream goes live in that lane."""
+
+    def offered(self) -> None:
+        """Something has been queued: write it, soon."""
+
+
+@final
+class Tab:
+    """One event stream that is open, as `App.tabs` and presence callbacks show it."""
+
+    __slots__ = ("_group", "_position", "_sink", "_stream", "id", "topics")
+
+    def __init__(self, number: int, sink: Sink, stream: int, topics: frozenset[str]) -> None:
+        self.id = number
+        self.topics = topics
+        self._sink = sink
+        self._stream = stream
+        self._position = 0
+        self._group: Group | None = None
+
+    def __repr__(self) -> str:
+        return f"<Tab {self.id} of {sorted(self.topics)}>"
+
+    @property
+    def connection(self) -> int:
+        """The number of its connection: tabs that share one show the same."""
+        return self._sink.number
+
+    @property
+    def protocol(self) -> ProtocolName:
+        """ "h2" or "http/1.1"."""
+        return self._sink.protocol
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        return self._sink.peer
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A tab has come to a topic (`joined`) or left it."""
+
+    topic: str
+    tab: Tab
+    joined: bool
+
+
+@final
+class Group:
+    """The live tabs of one sink that asked for the same topics."""
+
+    __slots__ = ("lane", "quiet", "sink", "size", "topics")
+
+    def __init__(self, sink: Sink, topics: frozenset[str]) -> None:
+        self.sink = sink
+        self.topics = topics
+        self.lane = sink.lane()
+        self.size = 0
+        self.quiet = 0  # ticks since something was offered
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class HubStatistics:
+    """A snapshot of the hub's counts."""
+
+    tabs: int
+    topics: int
+    published: int
+    delivered: int
+    resumed: int
+    gaps: int
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """How a new tab begins: its first bytes, and whether it was told of a gap."""
+
+    tab: Tab
+    first: bytes
+    gap: str | None
+
+
+class _Topic:
+    __slots__ = ("groups", "tabs", "watchers")
+
+    def __init__(self) -> None:
+        self.groups: dict[Group, None] = {}
+        self.tabs: dict[int, Tab] = {}
+
+
+@final
+class Hub:
+    """Topics, and who listens to them.  All calls must come from one thread."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._topics: dict[str, _Topic] = {}
+        self._watchers: dict[str, list[Callable[[Presence], object]]] = {}
+        self._numbers = itertools.count(1)
+        self._tabs = self._published = self._delivered = self._resumed = self._gaps = 0
+
+    # -- publishing
+
+    def publish(self, topics: Sequence[str], event: Event, now: float) -> Entry:
+        """Give the event its place in the history and offer it to every tab of these topics."""
+        entry = self.history.append(topics, event, now)
+        self._published += 1
+        payload = entry.payload
+        delivered = 0
+        for group in self._groups(topics):
+            group.lane.offer(payload)
+            group.quiet = 0
+            delivered += group.size
+            group.sink.offered()
+        self._delivered += delivered
+        return entry
+
+    def _groups(self, topics: Sequence[str]) -> Iterable[Group]:
+        if len(topics) == 1:
+            topic = self._topics.get(topics[0])
+            return topic.groups if topic is not None else ()
+        groups: dict[Group, None] = {}
+        for name in topics:
+            if (topic := self._topics.get(name)) is not None:
+                groups |= topic.groups
+        return groups
+
+    # -- coming and going
+
+    def join(
+        self,
+        sink: Sink,
+        stream: int,
+        subscribe: Subscribe,
+        *,
+        last_event_id: str,
+        retry: int,
+        now: float,
+    ) -> Joining:
+        """A new tab.  Its first bytes are for the caller to send; then call `resume`."""
+        history = self.history
+        topics = subscribe.topics
+        tab = Tab(next(self._numbers), sink, stream, topics)
+        tab._position = history.last_sequence
+        gap: str | None = None
+        events: list[Event] = []
+        fresh = True
+        if last_event_id and subscribe.replay:
+            match history.place(topics, last_event_id, now):
+                case Known(sequence):
+                    tab._position = sequence
+                    fresh = False
+                    self._resumed += 1
+                case Lost(sequence, gap):
+                    self._gaps += 1
+                    if not subscribe.greeting:
+                        tab._position = sequence
+                    events.append(_gap(gap, last_event_id, history.id(tab._position)))
+        place = history.id(tab._position)
+        if fresh:
+            greeting = subscribe.greeting
+            events += greeting() if callable(greeting) else greeting
+            if events and events[-1].id is None:
+                # Firefox takes an id only from an event with data.
+                events[-1] = replace(events[-1], id=place)
+        first = b"".join(event.encode() for event in events)
+        start = opening(retry=retry, id=None if not fresh else place)
+        self._tabs += 1
+        return Joining(tab, start + first, gap)
+
+    def resume(self, tab: Tab, now: float) -> None:
+        """Give a tab the next page of what it missed, or let it go live."""
+        if tab._group is not None:
+            return
+        history, sink, stream = self.history, tab._sink, tab._stream
+        if history.last_sequence > tab._position:
+            if history.pruned(tab.topics, tab._position, now):
+                self._tell_gap(tab, now)
+            page, more = history.after(tab.topics, tab._position, PAGE_BYTES)
+            for entry in page:
+                sink.send(stream, entry.payload)
+                tab._position = entry.sequence
+            if page:
+                sink.offered()
+            if more:
+                return
+        self._go_live(tab)
+
+    def _tell_gap(self, tab: Tab, now: float) -> None:
+        # What the tab was reading has been forgotten under its eyes.
+        before = self.history.id(tab._position)
+        place = self.history.place(tab.topics, before, now)
+        tab._position = place.sequence
+        self._gaps += 1
+        gap = _gap("pruned", before, self.history.id(tab._position))
+        tab._sink.send(tab._stream, gap.encode())
+
+    def _go_live(self, tab: Tab) -> None:
+        sink = tab._sink
+        group = sink.groups.get(tab.topics)
+        if group is None:
+            group = sink.groups[tab.topics] = Group(sink, tab.topics)
+            for name in tab.topics:
+                self._topic(name).groups[group] = None
+        group.size += 1
+        tab._group = group
+        tab.topics = group.topics  # one set for all tabs of the group
+        sink.enter(tab._stream, group.lane)
+
+    def arrive(self, tab: Tab) -> None:
+        """The tab's stream is open: it counts as present, and watchers hear of it."""
+        for name in tab.topics:
+            self._topic(name).tabs[tab.id] = tab
+        if self._watchers:
+            self._tell(tab, joined=True)
+
+    def leave(self, tab: Tab) -> None:
+        """The tab's stream is gone.  Its sink has taken it out of its lane."""
+        self._tabs -= 1
+        group = tab._group
+        if group is not None:
+            group.size -= 1
+            if not group.size:
+                del group.sink.groups[group.topics]
+        for name in tab.topics:
+            topic = self._topics[name]
+            del topic.tabs[tab.id]
+            if group is not None and not group.size:
+                topic.groups.pop(group, None)
+            if not topic.tabs:
+                del self._topics[name]
+        if self._watchers:
+            self._tell(tab, joined=False)
+
+    def _topic(self, name: str) -> _Topic:
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = _Topic()
+        return topic
+
+    # -- looking
+
+    def tabs(self, topic: str) -> Sequence[Tab]:
+        """The tabs of a topic, in the order they came."""
+        found = self._topics.get(topic)
+        return tuple(found.tabs.values()) if found is not None else ()
+
+    def watch(self, topic: str, callback: Callable[[Presence], object]) -> None:
+        """Call back after each coming and going, from within the hub: it must not wait."""
+        self._watchers.setdefault(topic, []).append(callback)
+
+    def _tell(self, tab: Tab, *, joined: bool) -> None:
+        for name in tab.topics:
+            for callback in self._watchers.get(name, ()):
+                try:
+                    callback(Presence(name, tab, joined))
+                except Exception:
+                    logger.exception("presence callback for topic %r failed", name)
+
+    def statistics(self) -> HubStatistics:
+        """The counts of this instant."""
+        return HubStatistics(
+            tabs=self._tabs,
+            topics=len(self._topics),
+            published=self._published,
+            delivered=self._delivered,
+            resumed=self._resumed,
+            gaps=self._gaps,
+        )
+
+
+def _gap(reason: str, last_event_id: str, place: str) -> Event:
+    data = json.dumps({"reason": reason, "lastEventId": last_event_id}, ensure_ascii=False)
+    return Event(event=GAP_EVENT, id=place, data=data)
+
+
+def spread(retry_ms: int, fraction: float) -> int:
+    """A reconnection time around `retry_ms`, so that tabs dropped together come back apart."""
+    return max(1, round(retry_ms * random.uniform(1 - fraction, 1 + fraction)))  # noqa: S311

@@ -1,0 +1,94 @@
+"""Statistics to Prometheus text, made anew at each scrape: nothing is counted twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from .app import App
+
+__all__ = ["CONTENT_TYPE", "render"]
+
+
+@final
+class _Snapshot(Collector):
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def collect(self) -> Iterator[Metric]:
+        app = self._app
+        hub = app.hub.statistics()
+        connections: Counter[str] = Counter()
+        tabs: Counter[str] = Counter()
+        reasons: Counter[str] = Counter()
+        totals: Counter[str] = Counter()
+        for server in app.servers:
+            counts = server.statistics()
+            connections.update(counts.connections)
+            tabs.update(counts.tabs)
+            reasons.update(counts.reasons)
+            for name, _, _ in _TOTALS:
+                totals[name] += getattr(counts, name)
+
+        yield _by_protocol("h2sse_connections", "Connections open now.", connections)
+        yield _by_protocol("h2sse_tabs", "Event streams open now.", tabs)
+        yield GaugeMetricFamily("h2sse_topics", "Topics with tabs now.", value=hub.topics)
+        yield CounterMetricFamily("h2sse_events_published", "Events.", value=hub.published)
+        yield CounterMetricFamily(
+            "h2sse_events_delivered", "Events times the tabs they were for.", value=hub.delivered
+        )
+        yield CounterMetricFamily(
+            "h2sse_tabs_resumed", "Tabs that came back with an id we knew.", value=hub.resumed
+        )
+        yield CounterMetricFamily(
+            "h2sse_history_gaps", "Tabs told that they may have missed events.", value=hub.gaps
+        )
+        for name, metric, text in _TOTALS:
+            yield CounterMetricFamily(metric, text, value=totals[name])
+        ended = CounterMetricFamily(
+            "h2sse_ended", "Streams and connections we ended, by reason.", labels=["reason"]
+        )
+        for reason, count in sorted(reasons.items()):
+            ended.add_metric([reason], count)
+        yield ended
+        latency = HistogramMetricFamily(
+            "h2sse_publish_latency_seconds", "From publishing until written to every socket."
+        )
+        latency.add_metric([], app.latency.cumulative(), app.latency.total)
+        yield latency
+
+
+_TOTALS = (
+    ("accepted", "h2sse_connections_accepted", "Connections accepted."),
+    ("refused_connections", "h2sse_connections_refused", "Connections over a bound."),
+    ("requests", "h2sse_requests", "Requests."),
+    ("bytes_sent", "h2sse_bytes_sent", "Bytes given to TLS."),
+    ("bytes_received", "h2sse_bytes_received", "Bytes taken from TLS."),
+    ("resets_received", "h2sse_resets_received", "Streams reset by clients."),
+    ("resets_sent", "h2sse_resets_sent", "Streams reset by us."),
+    ("refused_streams", "h2sse_streams_refused", "Streams over the limit, or while draining."),
+    ("overflowed", "h2sse_overflows", "Tabs ended because they fell behind their bound."),
+)
+
+
+def _by_protocol(name: str, text: str, counts: Counter[str]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=["protocol"])
+    for protocol in ("h2", "http/1.1"):
+        family.add_metric([protocol], counts[protocol])
+    return family
+
+
+def render(app: App) -> bytes:
+    """The metrics of an app and of every server it is on."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(app))
+    return generate_latest(registry)

@@ -1,0 +1,364 @@
+"""Listeners: accepting, bounding, flushing, and going away gracefully.
+
+`serve` is the entry.  One server is one listening port; several may serve the same `App`.  Beside
+the connections' own tasks there are three: one accepts on each socket, one flushes the connections
+that an event was offered to (so that events published together leave together), and one ticks once
+a second for deadlines, heartbeats and certificates.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import socket
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVarTuple, final
+
+import trio
+
+from .app import ServerStatistics
+from .config import Config
+from .connection import Connection
+from .errors import ConfigError
+from .sse import HEARTBEAT
+from .tls import Certificates
+
+if TYPE_CHECKING:
+    from .app import App
+
+__all__ = ["Listening", "Server", "serve"]
+
+logger = logging.getLogger(__name__)
+
+_Args = TypeVarTuple("_Args")
+
+TICK_SECONDS = 1.0
+# How long flushing or ticking may hold the loop before others have a turn.
+_SLICE_SECONDS = 0.002
+# After running out of descriptors or memory: until then something may have been closed.
+_ACCEPT_PAUSE_SECONDS = 0.25
+# A client that leaves before it is accepted is not the listener's fault.
+_ACCEPT_AGAIN = frozenset((errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM))
+# What a peer may take to answer the PING that follows our first GOAWAY.
+_ROUND_TRIP_SECONDS = 1.0
+_BACKLOG = 4096
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """A server that is listening: what `nursery.start(serve, ...)` gives.
+
+    `url` is where browsers find it; `addresses` are the sockets' own, as (host, port).
+    """
+
+    url: str
+    port: int
+    addresses: tuple[tuple[str, int], ...]
+    _server: Server
+
+    async def aclose(self) -> None:
+        """Drain: end the streams well, let answers go out, close.  Safe to call twice."""
+        self._server.stop.set()
+        await self._server.stopped.wait()
+
+
+async def serve(
+    app: App,
+    config: Config | None = None,
+    *,
+    task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an app until cancelled, or until `Listening.aclose`.
+
+    For `await nursery.start(serve, app, config)`, which returns a `Listening` once the sockets
+    are bound.  Raises ConfigError for a certificate that cannot be used, OSError if the address
+    cannot be bound.
+    """
+    config = config if config is not None else Config()
+    certificates = Certificates(config.tls, http1=config.http1)
+    sockets = await _bind(config)
+    async with trio.open_nursery() as nursery:
+        server = Server(app, config, certificates, nursery)
+        try:
+            app.servers.append(server)
+            addresses = tuple(each.getsockname()[:2] for each in sockets)
+            for each in sockets:
+                nursery.start_soon(server.accept, each)
+            nursery.start_soon(server.flush)
+            nursery.start_soon(server.tick)
+            if len(app.servers) == 1:
+                for task in app.backgrounds:
+                    nursery.start_soon(task)
+            port = addresses[0][1]
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            task_status.started(Listening(f"https://{host}:{port}", port, addresses, server))
+            await server.stop.wait()
+            for each in sockets:
+                trio.lowlevel.notify_closing(each)
+                each.close()
+            await server.drain()
+            nursery.cancel_scope.cancel()
+        finally:
+            app.servers.remove(server)
+            for each in sockets:
+                each.close()
+            server.stopped.set()
+
+
+async def _bind(config: Config) -> list[socket.socket]:
+    found = await trio.socket.getaddrinfo(
+        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    sockets: list[socket.socket] = []
+    port = config.port
+    try:
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            try:
+                sock = socket.socket(family, kind, protocol)
+            except OSError as error:
+                if error.errno == errno.EAFNOSUPPORT:
+                    continue
+                raise
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            try:
+                # Every address of a name gets the same port, also when it is chosen for us.
+                sock.bind((address[0], port, *address[2:]))
+            except OSError as error:
+                # "localhost" may name ::1 on a machine without IPv6.
+                if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
+                    sockets.remove(sock)
+                    sock.close()
+                    continue
+                raise
+            sock.listen(_BACKLOG)
+            port = sock.getsockname()[1]
+        if not sockets:
+            raise ConfigError(f"host {config.host!r} has no address on this machine")
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+@final
+class Server:
+    """The state of one `serve` call."""
+
+    def __init__(
+        self, app: App, config: Config, certificates: Certificates, nursery: trio.Nursery
+    ) -> None:
+        self.app = app
+        self.config = config
+        self.limits = config.limits
+        self.certificates = certificates
+        self.stop = trio.Event()
+        self.stopped = trio.Event()
+        self.bytes_sent = 0
+        self.bytes_received = 0
+        self._nursery = nursery
+        self._connections: dict[Connection, None] = {}
+        self._addresses: Counter[str] = Counter()
+        self._numbers = app.connection_numbers
+        self._to_flush: list[Connection] = []
+        self._flushing = trio.Event()
+        self._emptied = trio.Event()
+        self._draining = False
+        self._accepted = self._refused = 0
+        self._full_logged = False
+        self._past: Counter[str] = Counter()  # counts of connections that are gone
+        self._reasons: Counter[str] = Counter()
+
+    # -- what connections ask of their server
+
+    def now(self) -> float:
+        """The clock of deadlines."""
+        return trio.current_time()
+
+    def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
+        """Run a connection's task."""
+        self._nursery.start_soon(self._guard, task, args)
+
+    async def _guard(self, task: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+        try:
+            await task(*args)
+        except Exception:
+            logger.exception("a task of a connection failed")
+
+    def to_flush(self, connection: Connection) -> None:
+        """This connection has output."""
+        self._to_flush.append(connection)
+        self._flushing.set()
+
+    def shook_hands(self, connection: Connection) -> None:
+        """TLS stands; the protocol is chosen."""
+        if self._draining:
+            connection.drain()
+
+    def count(self, reason: str) -> None:
+        """A connection was ended by us."""
+        self._reasons[reason] += 1
+
+    # -- accepting
+
+    async def accept(self, listener: socket.socket) -> None:
+        """Accept for ever, whatever happens to single connections."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(listener)
+                while True:
+                    sock, address = listener.accept()
+                    self._admit(sock, address[0])
+                    await trio.lowlevel.checkpoint_if_cancelled()
+            except BlockingIOError:
+                continue
+            except trio.ClosedResourceError:
+                return
+            except OSError as error:
+                if listener.fileno() < 0:
+                    return
+                if error.errno in _ACCEPT_AGAIN:
+                    continue
+                # EMFILE, ENFILE, ENOBUFS, ENOMEM: what is open goes on, new ones wait.
+                self.count(f"accept: {errno.errorcode.get(error.errno or 0, 'error')}")
+                if not self._full_logged:
+                    self._full_logged = True
+                    logger.warning("accepting pauses: %s", error)
+                await trio.sleep(_ACCEPT_PAUSE_SECONDS)
+            else:
+                self._full_logged = False
+
+    def _admit(self, sock: socket.socket, peer: str) -> None:
+        limits = self.limits
+        self._accepted += 1
+        loopback = peer.startswith("127.") or peer == "::1"
+        if len(self._connections) >= limits.connections or (
+            not loopback and self._addresses[peer] >= limits.connections_per_address
+        ):
+            self._refused += 1
+            sock.close()
+            return
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection = Connection(self, sock, peer, next(self._numbers))
+        self._connections[connection] = None
+        self._addresses[peer] += 1
+        self._nursery.start_soon(self._run, connection)
+
+    async def _run(self, connection: Connection) -> None:
+        try:
+            await connection.run()
+        finally:
+            del self._connections[connection]
+            self._addresses[connection.peer] -= 1
+            if not self._addresses[connection.peer]:
+                del self._addresses[connection.peer]
+            wire = connection.wire
+            if wire is not None:
+                self._add(self._past, self._reasons, connection)
+            if not self._connections:
+                self._emptied.set()
+
+    # -- the two that go round
+
+    async def flush(self) -> None:
+        """Write for the connections that something was offered to."""
+        while True:
+            await self._flushing.wait()
+            self._flushing = trio.Event()
+            began = self.app.clock()
+            batch, self._to_flush = self._to_flush, []
+            turn = self.now()
+            for connection in batch:
+                connection.flush()
+                if self.now() - turn > _SLICE_SECONDS:
+                    await trio.lowlevel.checkpoint()
+                    turn = self.now()
+            self.app.flushed(began)
+            await trio.lowlevel.checkpoint()
+
+    async def tick(self) -> None:
+        """Once a second: deadlines, heartbeats, certificates."""
+        for second in itertools.count(1):
+            await trio.sleep(TICK_SECONDS)
+            turn = self.now()
+            for connection in list(self._connections):
+                connection.expire(self.now())
+                self._beat(connection)
+                if self.now() - turn > _SLICE_SECONDS:
+                    await trio.lowlevel.checkpoint()
+                    turn = self.now()
+            if second % 5 == 0:
+                self.certificates.check()
+
+    def _beat(self, connection: Connection) -> None:
+        for group in connection.groups.values():
+            group.quiet += 1
+            if group.quiet >= self.config.heartbeat_seconds:
+                group.quiet = 0
+                group.lane.offer(HEARTBEAT)
+                connection.offered()
+
+    # -- going away
+
+    async def drain(self) -> None:
+        """End all streams well, and wait for the connections to close."""
+        self._draining = True
+        with trio.move_on_after(self.limits.drain_seconds):
+            for connection in list(self._connections):
+                connection.drain()
+            if not self._connections:
+                return
+            with trio.move_on_after(_ROUND_TRIP_SECONDS):
+                await self._emptied.wait()
+            for connection in list(self._connections):
+                connection.end_streams()
+            if self._connections:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
+
+    # -- counting
+
+    def statistics(self) -> ServerStatistics:
+        """The counts of this instant."""
+        totals, reasons = Counter(self._past), Counter(self._reasons)
+        connections: Counter[str] = Counter()
+        tabs: Counter[str] = Counter()
+        for connection in self._connections:
+            if connection.wire is not None:
+                connections[connection.protocol] += 1
+                tabs[connection.protocol] += connection.tabs
+                self._add(totals, reasons, connection)
+        return ServerStatistics(
+            connections=connections,
+            tabs=tabs,
+            accepted=self._accepted,
+            refused_connections=self._refused,
+            requests=totals["requests"],
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            resets_received=totals["resets_received"],
+            resets_sent=totals["resets_sent"],
+            refused_streams=totals["refused"],
+            overflowed=totals["overflowed"],
+            reasons=reasons,
+        )
+
+    @staticmethod
+    def _add(totals: Counter[str], reasons: Counter[str], connection: Connection) -> None:
+        assert connection.wire is not None
+        counts = connection.wire.statistics
+        totals["requests"] += counts.requests
+        totals["resets_received"] += counts.resets_received
+        totals["resets_sent"] += counts.resets_sent
+        totals["refused"] += counts.refused
+        totals["overflowed"] += counts.overflowed
+        reasons.update(counts.by_reason)

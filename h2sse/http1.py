@@ -1,0 +1,647 @@
+"""HTTP/1.1 behind the `Wire` interface: h11 follows each request and its answer, streams are ours.
+
+A connection serves one request at a time, and each has an h11 machine of its own, dropped with the
+answer: an idle connection and an event stream hold none (it is 1 KB).  A header section waits here
+until it is whole, so its size is bounded and its lines are checked before h11 sees it; h11 takes a
+bare LF, folded lines, and a Content-Length beside a Transfer-Encoding (RFC 9112 2.2, 5.2, 6.1),
+which proxies in front may read otherwise, so that one request becomes two.  These are refused.
+
+Requests that come early (pipelining, RFC 9112 9.3.2) wait unread, 64 KiB at the most.  The next one
+is read when the answer before it is queued and at most `PIECE_BYTES` of answers are unsent, so it
+comes from `take_events` as well as from `receive`.  When more wait, they are dropped and the answer
+in progress says `connection: close`: the client knows which requests to repeat.
+
+An event stream is the last answer of its connection and says so (`connection: close`).  What the
+client sends after that is dropped (RFC 9112 9.6).  Its chunk framing is made once a payload and
+shared by all connections: fan-out to one more stream is an append to a list.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import TYPE_CHECKING, final
+
+import h11
+
+from .errors import LocalError, RemoteError
+from .wire import (
+    Drained,
+    Fields,
+    Gone,
+    Lane,
+    Overflowed,
+    ProtocolName,
+    Request,
+    Response,
+    WireEvent,
+    WireStatistics,
+    problem,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .config import Limits
+
+__all__ = ["Http1"]
+
+# Four TLS records: a stalled peer's pending write stays small, a fast one's system calls few.
+PIECE_BYTES = 64 * 1024
+# Early requests that wait for the answer before them.  Browsers send none, load tools a few KB.
+UNREAD_BYTES = 64 * 1024
+
+_REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
+# Ours to say, whatever the application says (RFC 9110 7.6.1, 8.6).
+_FRAMING_FIELDS = frozenset(
+    (b"connection", b"content-length", b"keep-alive", b"transfer-encoding", b"upgrade")
+)
+_NO_CONTENT = frozenset((204, 304))  # RFC 9110 6.4.1
+_LAST_CHUNK = b"0\r\n\r\n"
+
+# Where h11 would end a header section; the bare LF among these is then refused.
+_BLANK_LINE = re.compile(rb"\n\r?\n")
+_BARE_OR_FOLDED = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+# RFC 3986 3.2.2 and 3.2.3: an address in brackets or a name, then perhaps a port.
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[-A-Za-z0-9._~%!$&'()*+,;=]*)(?::[0-9]*)?")
+_ABSOLUTE = re.compile(rb"([A-Za-z][-A-Za-z0-9+.]*)://([^/?]+)(.*)")
+
+
+class _State(Enum):
+    IDLE = auto()  # between two requests
+    HEAD = auto()  # a header section is due: the connection is new, or part of one came
+    BODY = auto()  # the header section is whole, the body is not
+    ANSWER = auto()  # a whole request is with the application
+    STREAM = auto()  # it was answered with an event stream
+    CLOSED = auto()  # nothing more is read or begun; output may be waiting
+
+
+_NEXT = {
+    _State.IDLE: {_State.HEAD, _State.CLOSED},  # the first byte; too late, or drained
+    _State.HEAD: {_State.BODY, _State.CLOSED},  # whole; or refused
+    _State.BODY: {_State.ANSWER, _State.CLOSED},  # whole; or refused
+    _State.ANSWER: {_State.IDLE, _State.STREAM, _State.CLOSED},  # `respond`, `open`; or the last
+    _State.STREAM: {_State.CLOSED},  # never another request: its header said so
+    _State.CLOSED: {_State.CLOSED},
+}
+
+# `_queue_payload` is hot, and looking an enum's member up costs 0.1 us.
+_STREAM = _State.STREAM
+
+
+@dataclass(slots=True)
+class _Exchange:
+    """A request from its header section to its answer, and the machine that follows it."""
+
+    machine: h11.Connection
+    request: h11.Request
+    authority: str
+    path: str
+    query: str
+    chunked: bool
+    body: bytearray = field(default_factory=bytearray)
+    fed: int = 0  # bytes given to the machine after the header section
+    tail: bytes = b""  # the last four of them
+
+
+@final
+class Http1:
+    """One HTTP/1.1 (or 1.0) connection as a `Wire`; see the module's docstring.
+
+    `connection` and `peer` are handed on in each `Request`; `now` is when the connection began, in
+    seconds of any clock that only goes forward.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_begun",
+        "_chunked",
+        "_connection",
+        "_draining",
+        "_events",
+        "_exchange",
+        "_limits",
+        "_now",
+        "_output",
+        "_peer",
+        "_since",
+        "_state",
+        "_stream",
+        "_undrained",
+        "_unread",
+        "_waiting",
+        "statistics",
+    )
+
+    protocol: ProtocolName = "http/1.1"
+
+    def __init__(
+        self, limits: Limits, *, connection: int = 0, peer: str = "", now: float = 0.0
+    ) -> None:
+        self.statistics = WireStatistics()
+        self._limits = limits
+        self._connection = connection
+        self._peer = peer
+        self._state = _State.HEAD
+        self._since = now  # when the state began
+        self._now = now  # the latest we were told
+        self._draining = False
+        self._unread = b""
+        self._exchange: _Exchange | None = None
+        self._stream = 0  # the number of the latest request
+        self._events: tuple[WireEvent, ...] = ()
+        # Heads and whole answers, then the payloads of the event stream (lists: an empty deque is
+        # 760 bytes).  `_begun` bytes of the very first entry are already taken.
+        self._output: list[bytes] = []
+        self._waiting: list[bytes] = []
+        self._begun = 0
+        self._backlog = 0  # bytes of `_waiting`, to hold against `tab_backlog_bytes`
+        self._chunked = True
+        # How many entries of `_waiting` are yet to be taken before `Drained`; None: it is not due.
+        self._undrained: int | None = None
+
+    # -- what the connection asks
+
+    @property
+    def open_streams(self) -> int:
+        """1 from a whole header section to the end of its answer, else 0."""
+        return int(self._state in (_State.BODY, _State.ANSWER, _State.STREAM))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that wait to be taken, payloads of a stream not counted."""
+        return sum(map(len, self._output)) - (self._begun if self._output else 0)
+
+    @property
+    def last_word(self) -> bool:
+        """True after `drain`: the next answer says `connection: close`, and that is all."""
+        return self._draining
+
+    @property
+    def closed(self) -> bool:
+        """True when no more can be said: once the output is out, the socket is to be closed."""
+        return self._state is _State.CLOSED
+
+    def take_events(self) -> Sequence[WireEvent]:
+        """`Drained`, `Overflowed`, and an early `Request` whose turn has come."""
+        events, self._events = self._events, ()
+        return events
+
+    def take_output(self) -> bytes:
+        """The next bytes for the peer: one entry as it is, or several joined to `PIECE_BYTES`."""
+        if self._output:
+            data = self._take(self._output)
+            if self._unread:
+                self._advance()
+        elif self._waiting:
+            before = len(self._waiting)
+            data = self._take(self._waiting)
+            self._backlog -= len(data)
+            if self._undrained:
+                self._undrained = max(0, self._undrained - before + len(self._waiting))
+        else:
+            return b""
+        if self._undrained == 0 and not self._output:
+            self._undrained = None
+            self._events += (Drained(self._stream),)
+        return data
+
+    def _take(self, entries: list[bytes]) -> bytes:
+        first = entries[0]
+        if len(entries) == 1 and not self._begun and len(first) <= PIECE_BYTES:
+            entries.clear()
+            return first
+        if len(first) - self._begun > PIECE_BYTES:
+            start, self._begun = self._begun, self._begun + PIECE_BYTES
+            return first[start : self._begun]
+        count = 0
+        size = -self._begun
+        for entry in entries:
+            size += len(entry)
+            if size > PIECE_BYTES:
+                break
+            count += 1
+        pieces = entries[:count]
+        pieces[0] = first[self._begun :]
+        del entries[:count]
+        self._begun = 0
+        return b"".join(pieces)
+
+    # -- requests
+
+    def receive(self, data: bytes, now: float) -> Sequence[WireEvent]:
+        """Take bytes from the peer (b"" at its end of file) and say what they mean.
+
+        A client that ended its sending half counts as gone: browsers never half-close.
+        """
+        self._now = now
+        if not data:
+            self._peer_left()
+        elif self._state not in (_State.STREAM, _State.CLOSED):
+            self._unread += data
+            self._advance()
+        return self.take_events()
+
+    def _peer_left(self) -> None:
+        if self._state in (_State.ANSWER, _State.STREAM):
+            self._events += (Gone(self._stream),)
+            self._drop_waiting()
+        # Answers already given stay: the peer may still read them.
+        self._become(_State.CLOSED)
+
+    def _advance(self) -> None:
+        """Read on in `_unread`, as far as one request."""
+        try:
+            if self._state in (_State.IDLE, _State.HEAD) and self.unsent <= PIECE_BYTES:
+                self._read_head()
+            if self._state is _State.BODY:
+                self._read_body()
+        except RemoteError as error:
+            self._refuse(error)
+        if len(self._unread) > UNREAD_BYTES and self._state in (_State.IDLE, _State.ANSWER):
+            self.drain()
+
+    def _read_head(self) -> None:
+        self._unread = unread = self._unread.lstrip(b"\r\n")  # RFC 9112 2.2: empty lines
+        if not unread:
+            return
+        if self._state is _State.IDLE:
+            self._become(_State.HEAD)
+        limits = self._limits
+        blank = _BLANK_LINE.search(unread)
+        size = blank.end() if blank else len(unread)
+        if size > limits.header_list_bytes and b"\n" not in unread[: limits.header_list_bytes]:
+            raise RemoteError("the request line is too long", status=414)
+        # As in HTTP/2, 32 bytes more a field (RFC 9113 6.5.2), less the four around its value.
+        fields = max(0, unread.count(b"\n", 0, size) - 2)
+        if size + 28 * fields > limits.header_list_bytes:
+            raise RemoteError(
+                f"the header section is over {limits.header_list_bytes} bytes", status=431
+            )
+        if fields > limits.header_fields:
+            raise RemoteError(f"more than {limits.header_fields} header fields", status=431)
+        if blank is None:
+            # TLS to a plain port, say: it may never send a line end.
+            if unread[0] < 0x21:
+                raise RemoteError("this is not an HTTP request")
+            return
+        head = unread[:size]
+        if _BARE_OR_FOLDED.search(head):
+            raise RemoteError("a bare CR or LF, or a folded line, in the header section")
+        self._exchange = _begin(head)
+        if _content_length(self._exchange.request) > limits.body_bytes:
+            raise _too_large(limits)
+        self._unread = unread[size:]
+        self._become(_State.BODY)
+
+    def _read_body(self) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        machine, body = exchange.machine, exchange.body
+        fed = b""
+        while True:
+            try:
+                event = machine.next_event()
+            except h11.RemoteProtocolError as error:
+                raise _remote_error(error) from None
+            if isinstance(event, h11.Data):
+                body += event.data
+                if len(body) > self._limits.body_bytes:
+                    raise _too_large(self._limits)
+            elif isinstance(event, h11.EndOfMessage):
+                break
+            elif self._unread:
+                fed, self._unread = self._unread, b""
+                exchange.fed += len(fed)
+                machine.receive_data(fed)
+            else:
+                exchange.tail = (exchange.tail + fed[-4:])[-4:]
+                # Chunks of one byte, with long extensions: much work for little body.
+                if exchange.fed - len(body) > self._limits.body_bytes + PIECE_BYTES:
+                    raise RemoteError("the body's chunks are mostly framing", status=413)
+                if machine.they_are_waiting_for_100_continue:
+                    go_on = h11.InformationalResponse(
+                        status_code=100, headers=[], reason=_REASONS[100]
+                    )
+                    self._output.append(machine.send(go_on))
+                return
+        early, _ = machine.trailing_data
+        if exchange.chunked:
+            # h11 ends a trailer section at a bare LF too.
+            end = exchange.tail + fed[: len(fed) - len(early)]
+            if not end.endswith(b"\r\n\r\n"):
+                raise RemoteError("a bare LF ends the trailer section")
+        self._unread = early + self._unread
+        self._become(_State.ANSWER)
+        self._stream += 1
+        self.statistics.requests += 1
+        self._events += (
+            Request(
+                stream=self._stream,
+                method=exchange.request.method.decode(),
+                path=exchange.path,
+                query=exchange.query,
+                authority=exchange.authority,
+                fields=tuple(exchange.request.headers),
+                body=bytes(body),
+                protocol="http/1.1",
+                connection=self._connection,
+                peer=self._peer,
+            ),
+        )
+        body.clear()
+
+    # -- answers
+
+    def respond(self, stream: int, response: Response, *, head: bool = False) -> None:
+        """Answer with a whole response; with `head`, its fields only.  A gone stream: nothing.
+
+        Raises LocalError if a field is not one that HTTP/1.1 can carry.
+        """
+        exchange = self._unanswered(stream)
+        if exchange is None:
+            return
+        machine = exchange.machine
+        self._write(machine, response, head=head, close=self._draining)
+        machine.send(h11.EndOfMessage())
+        if machine.our_state is h11.DONE and machine.their_state is h11.DONE:
+            self._exchange = None
+            self._become(_State.IDLE)
+            if self._unread:
+                self._advance()
+        else:
+            self._become(_State.CLOSED)
+
+    def open(self, stream: int, fields: Fields, first: bytes) -> None:
+        """Answer 200 with these fields and begin an event stream with the payload `first`.
+
+        Raises LocalError if a field is not one that HTTP/1.1 can carry.
+        """
+        exchange = self._unanswered(stream)
+        if exchange is None:
+            return
+        # HTTP/1.0 knows no chunks: there the stream lasts until the connection ends.
+        self._chunked = exchange.request.http_version >= b"1.1"
+        head = _head(200, (*_end_to_end(fields), (b"connection", b"close")))
+        self._output.append(exchange.machine.send(head) + self._frame(first))
+        self._undrained = 0
+        self._exchange = None
+        self._unread = b""
+        self._become(_State.STREAM)
+
+    def finish(self, stream: int) -> None:
+        """End a stream after what is queued.  An unanswered request: the connection is closed."""
+        if stream == self._stream and self._state in (_State.ANSWER, _State.STREAM):
+            self._end()
+
+    def _unanswered(self, stream: int) -> _Exchange | None:
+        if stream == self._stream and self._state is _State.ANSWER:
+            return self._exchange
+        return None
+
+    def _write(
+        self, machine: h11.Connection, response: Response, *, head: bool, close: bool
+    ) -> None:
+        fields = _end_to_end(response.fields)
+        # HEAD for an event stream has an empty body, of which GET would send more: no length.
+        if response.status not in _NO_CONTENT and (response.body or not head):
+            fields.append((b"content-length", b"%d" % len(response.body)))
+        if close:
+            fields.append((b"connection", b"close"))
+        self._output.append(machine.send(_head(response.status, fields)))
+        if response.body and not head and response.status not in _NO_CONTENT:
+            self._output.append(machine.send(h11.Data(data=response.body)))
+
+    def _refuse(self, error: RemoteError) -> None:
+        """Answer a request that is not one, or not ours to serve, and close."""
+        exchange = self._exchange
+        method = exchange.request.method if exchange else self._unread.partition(b" ")[0]
+        self.statistics.refused += 1
+        reasons = self.statistics.by_reason
+        reasons[str(error)] = reasons.get(str(error), 0) + 1
+        # A machine of its own: the request's may be in any state.
+        answer = problem(error.status, str(error))
+        self._write(h11.Connection(h11.SERVER), answer, head=method == b"HEAD", close=True)
+        self._become(_State.CLOSED)
+
+    # -- event streams
+
+    def send(self, stream: int, payload: bytes) -> None:
+        """Queue a payload for one stream.  When all is out, `Drained` follows."""
+        if stream == self._stream and self._state is _STREAM:
+            self._queue_payload(payload)
+            if self._state is _STREAM:
+                self._undrained = len(self._waiting)
+
+    def lane(self) -> Lane:
+        """A new, empty lane."""
+        return _Lane()
+
+    def enter(self, stream: int, lane: Lane) -> None:
+        """From now on the stream receives what is offered to `lane`, after what it was sent."""
+        assert isinstance(lane, _Lane)
+        if stream == self._stream and self._state is _STREAM:
+            lane.wire = self
+
+    def _queue_payload(self, payload: bytes) -> None:
+        if self._state is not _STREAM or not payload:
+            return
+        if self._backlog > self._limits.tab_backlog_bytes:
+            self.statistics.overflowed += 1
+            self._events += (Overflowed(self._stream),)
+            self._drop_waiting()
+            self._end()
+            return
+        # Written here, one offer costs 0.3 us; a Data event of h11 costs 3.6 us.
+        # test_http1.py::test_event_stream_equals_h11 holds the bytes equal.
+        frame = _chunk(payload) if self._chunked else payload
+        self._waiting.append(frame)
+        self._backlog += len(frame)
+
+    def _frame(self, payload: bytes) -> bytes:
+        return _chunk(payload) if self._chunked and payload else payload
+
+    def _drop_waiting(self) -> None:
+        """Forget the payloads of which the peer has not seen a byte."""
+        begun = self._begun and not self._output
+        del self._waiting[1 if begun else 0 :]
+
+    # -- ends
+
+    def expire(self, now: float) -> Sequence[WireEvent]:
+        """Close a connection that is idle for too long; answer 408 to a request that is slow."""
+        self._now = now
+        limits = self._limits
+        waited = now - self._since
+        match self._state:
+            case _State.IDLE if waited >= limits.idle_seconds:
+                self._become(_State.CLOSED)
+            case _State.HEAD if waited >= limits.request_seconds and not self._unread:
+                self._become(_State.CLOSED)
+            case _State.HEAD if waited >= limits.request_seconds:
+                self._refuse(RemoteError("the header section took too long", status=408))
+            case _State.BODY if waited >= limits.body_seconds:
+                self._refuse(RemoteError("the body took too long", status=408))
+            case _:
+                pass
+        return self.take_events()
+
+    def drain(self) -> None:
+        """Serve the request in progress, saying `connection: close`, and no other."""
+        self._draining = True
+        if self._state in (_State.IDLE, _State.HEAD):
+            self._become(_State.CLOSED)
+        elif self._state is _State.ANSWER:
+            self._unread = b""
+
+    def close(self) -> None:
+        """End an event stream well; a request without an answer is left so."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._state is _STREAM and self._chunked:
+            self._waiting.append(_LAST_CHUNK)
+        self._become(_State.CLOSED)
+
+    def _become(self, state: _State) -> None:
+        assert state in _NEXT[self._state], f"{self._state.name} has no way to {state.name}"
+        self._state = state
+        self._since = self._now
+        if state is _State.CLOSED:
+            self._exchange = None
+            self._unread = b""
+            self._undrained = None
+
+
+@final
+class _Lane:
+    """The event stream of one connection, or nothing yet."""
+
+    __slots__ = ("wire",)
+
+    def __init__(self) -> None:
+        self.wire: Http1 | None = None
+
+    def offer(self, payload: bytes) -> None:
+        """Queue one payload for the stream.  Never waits, never raises."""
+        if self.wire is not None:
+            self.wire._queue_payload(payload)  # noqa: SLF001 - the lane is a part of its wire
+
+
+# The payload framed last and its chunk: fan-out offers one payload to every connection in turn.
+_framed = (b"", b"")
+
+
+def _chunk(payload: bytes) -> bytes:
+    """`payload` as one chunk (RFC 9112 7.1), made once for all who ask in turn."""
+    global _framed
+    last, chunk = _framed
+    if last is not payload:
+        chunk = b"%x\r\n%b\r\n" % (len(payload), payload)
+        _framed = (payload, chunk)
+    return chunk
+
+
+# -- reading a header section
+
+
+def _begin(head: bytes) -> _Exchange:
+    """Parse a whole header section.  Raises RemoteError if it may not be served."""
+    line, line_end, rest = head.partition(b"\r\n")
+    machine = h11.Connection(h11.SERVER)
+    machine.receive_data(_ascii(line) + line_end + rest)
+    try:
+        request = machine.next_event()
+    except h11.RemoteProtocolError as error:
+        raise _remote_error(error) from None
+    assert isinstance(request, h11.Request)
+    authority, path, query = _target(request, line.split(b" ")[1])
+    return _Exchange(
+        machine=machine,
+        request=request,
+        authority=authority,
+        path=path,
+        query=query,
+        chunked=_is_chunked(request),
+    )
+
+
+def _ascii(line: bytes) -> bytes:
+    """A request line as h11 takes it: curl sends UTF-8 as it was typed, and so may others."""
+    method, space, rest = line.partition(b" ")
+    return method + space + _NOT_ASCII.sub(b"?", rest)
+
+
+def _is_chunked(request: h11.Request) -> bool:
+    """Whether the body is chunked.  Raises RemoteError where that is in doubt (RFC 9112 6.1)."""
+    names = {name for name, _ in request.headers}
+    if b"transfer-encoding" not in names:
+        return False
+    if request.http_version < b"1.1":
+        raise RemoteError("HTTP/1.0 has no Transfer-Encoding")
+    if b"content-length" in names:
+        raise RemoteError("Content-Length beside Transfer-Encoding")
+    return True
+
+
+def _content_length(request: h11.Request) -> int:
+    return next((int(value) for name, value in request.headers if name == b"content-length"), 0)
+
+
+def _target(request: h11.Request, target: bytes) -> tuple[str, str, str]:
+    """Authority, path and query (RFC 9112 3.2).  Raises RemoteError for any other target."""
+    if not b"1.0" <= request.http_version < b"2.0":
+        raise RemoteError("this connection speaks HTTP/1.1", status=505)
+    if request.method == b"CONNECT":
+        raise RemoteError("this is not a proxy", status=501)
+    authority = next((value for name, value in request.headers if name == b"host"), None)
+    if authority is None:
+        if request.http_version > b"1.0":
+            raise RemoteError("Host is missing")
+        authority = b""
+    if absolute := _ABSOLUTE.fullmatch(target):
+        scheme, authority, target = absolute.groups()
+        if scheme.lower() != b"https":
+            raise RemoteError("only https is served here", status=421)
+        if not target.startswith(b"/"):
+            target = b"*" if request.method == b"OPTIONS" and not target else b"/" + target
+    if not _HOST.fullmatch(authority):
+        raise RemoteError("Host is not host[:port]")
+    if b"#" in target or (
+        not target.startswith(b"/") and (target, request.method) != (b"*", b"OPTIONS")
+    ):
+        raise RemoteError("the request target is not a path")
+    try:
+        path, _, query = target.decode().partition("?")
+    except UnicodeDecodeError:
+        raise RemoteError("the request target is neither ASCII nor UTF-8") from None
+    return authority.decode(), path, query
+
+
+def _remote_error(error: h11.RemoteProtocolError) -> RemoteError:
+    # What follows is the offending line as a repr, of any length.
+    message = str(error).partition(": bytearray(")[0]
+    return RemoteError(message, status=error.error_status_hint)
+
+
+def _too_large(limits: Limits) -> RemoteError:
+    return RemoteError(f"the body is over {limits.body_bytes} bytes", status=413)
+
+
+# -- writing a header section
+
+
+def _end_to_end(fields: Fields) -> list[tuple[bytes, bytes]]:
+    return [each for each in fields if each[0] not in _FRAMING_FIELDS]
+
+
+def _head(status: int, fields: Fields) -> h11.Response:
+    try:
+        return h11.Response(
+            status_code=status, headers=list(fields), reason=_REASONS.get(status, b"")
+        )
+    except h11.LocalProtocolError as error:
+        raise LocalError(f"bad response field: {error}") from error

@@ -1,0 +1,8 @@
+"""`python -m h2sse` is the command `h2sse`."""
+
+import sys
+
+from .cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

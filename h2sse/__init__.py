@@ -8,13 +8,16 @@
 `Subscribe` what a stream handler returns.  `Parser` reads an event stream.
 """
 
-from .app import App
-from .config import Config, Limits, Tls
-from .errors import BadRequest, ConfigError, H2sseError, LocalError, RemoteError
-from .hub import Presence, Subscribe, Tab
-from .server import Listening, serve
-from .sse import Event, Message, Parser
-from .wire import Request, Response
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .app import App
+    from .config import Config, Limits, Tls
+    from .errors import BadRequest, ConfigError, H2sseError, LocalError, RemoteError
+    from .hub import Presence, Subscribe, Tab
+    from .server import Listening, serve
+    from .sse import Event, Message, Parser
+    from .wire import Request, Response
 
 __all__ = [
     "App",
@@ -39,3 +42,42 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+# Loaded when first asked for (PEP 562): `h2sse --help` and `h2sse publish` need no server, and
+# trio and h2 take a third of a second.
+_HOMES = {
+    "App": "app",
+    "BadRequest": "errors",
+    "Config": "config",
+    "ConfigError": "errors",
+    "Event": "sse",
+    "H2sseError": "errors",
+    "Limits": "config",
+    "Listening": "server",
+    "LocalError": "errors",
+    "Message": "sse",
+    "Parser": "sse",
+    "Presence": "hub",
+    "RemoteError": "errors",
+    "Request": "wire",
+    "Response": "wire",
+    "Subscribe": "hub",
+    "Tab": "hub",
+    "Tls": "config",
+    "serve": "server",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, assert_never, final
 
 import trio
 
-from . import tls
+from . import hello
 from .app import STREAM_FIELDS, Announce, Call, Reply, Stream
 from .errors import BadRequest
 from .http1 import Http1
@@ -42,8 +42,6 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 16 * 1024
 # At most this much output is written before others have theirs.
 FLUSH_BYTES = 1024 * 1024
-# A ClientHello is 0.3 to 2 KB; OpenSSL takes no larger one than this.
-_HELLO_BYTES = 16 * 1024
 
 
 @final
@@ -105,6 +103,8 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection to its end.  Its faults stay here."""
         try:
+            if self._sock.fileno() < 0:
+                return  # `drain` came before us
             if await self._handshake():
                 await self._read()
                 await self._linger()
@@ -126,14 +126,14 @@ class Connection:
 
     async def _handshake(self) -> bool:
         sock = self._sock
-        hello = await self._hello()
-        match hello:
-            case tls.PlainHttp():
-                sock.send(tls.PLAIN_HTTP_ANSWER)
+        offer = await self._offer()
+        match offer:
+            case hello.PlainHttp():
+                await self._refuse(hello.PLAIN_HTTP_ANSWER)
                 return False
-            case tls.Hello() if not hello.accepts(self._server.certificates.protocols):
+            case hello.Hello() if not offer.accepts(self._server.certificates.protocols):
                 # RFC 7301 3.2.  CPython's ssl would go on without a protocol instead.
-                sock.send(tls.NO_APPLICATION_PROTOCOL_ALERT)
+                await self._refuse(hello.NO_APPLICATION_PROTOCOL_ALERT)
                 return False
             case _:
                 pass
@@ -157,24 +157,41 @@ class Connection:
         self.flush()
         return True
 
-    async def _hello(self) -> tls.Offer:
+    async def _offer(self) -> hello.Offer:
         """Look at the ClientHello without taking it."""
         sock = self._sock
         seen = 0
         while True:
             await trio.lowlevel.wait_readable(sock)
             try:
-                data = sock.recv(_HELLO_BYTES, socket.MSG_PEEK)
+                data = sock.recv(hello.HELLO_BYTES, socket.MSG_PEEK)
             except BlockingIOError:
                 continue
-            offer = tls.offered_protocols(data)
-            if not isinstance(offer, tls.NeedMore) or len(data) in (0, seen):
+            offer = hello.offered_protocols(data)
+            if not isinstance(offer, hello.NeedMore) or len(data) in (0, seen):
                 if seen:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
                 return offer
             # The rest is on its way: do not wake for what has been seen.
             seen = len(data)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+
+    async def _refuse(self, answer: bytes) -> None:
+        """Answer in the clear, without TLS, and see that it arrives."""
+        sock = self._sock
+        with contextlib.suppress(BlockingIOError):  # an empty socket takes a few bytes
+            sock.send(answer)
+        sock.shutdown(socket.SHUT_WR)
+        await self._discard(sock)
+
+    async def _discard(self, sock: socket.socket) -> None:
+        # Input left unread would make the kernel reset the connection, and what we said be lost.
+        with trio.move_on_after(self._server.limits.linger_seconds):
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                with contextlib.suppress(BlockingIOError):
+                    if not sock.recv(READ_BYTES):
+                        return
 
     async def _read(self) -> None:
         sock, wire, server = self._sock, self._wire, self._server
@@ -205,25 +222,22 @@ class Connection:
                 await trio.lowlevel.checkpoint()
 
     async def _linger(self) -> None:
-        """Say the last word, and let the peer read it.
-
-        Unread input would make the kernel reset the connection, and what we said last be lost.
-        """
+        """Write what is left, say the last word, and see that it arrives."""
         sock = self._sock
+        while self._offered or self._unblocked is not None:
+            # The peer may be slow: `stall_seconds` bounds that, in `expire`.
+            if self._unblocked is not None:
+                await self._unblocked.wait()
+            self.flush()
+            await trio.lowlevel.checkpoint()
         if self._peer_left or sock.fileno() < 0:
             return
         self._leave_all()
         assert isinstance(sock, ssl.SSLSocket)
-        with trio.move_on_after(self._server.limits.linger_seconds):
-            while self._unblocked is not None:
-                await self._unblocked.wait()
-            with contextlib.suppress(ssl.SSLError):
-                sock.unwrap()  # sends close_notify; the peer's is not waited for
-            sock.shutdown(socket.SHUT_WR)
-            while True:
-                await trio.lowlevel.wait_readable(sock)
-                if not sock.recv(READ_BYTES):
-                    return
+        with contextlib.suppress(ssl.SSLError):
+            sock.unwrap()  # sends close_notify; the peer's is not waited for
+        sock.shutdown(socket.SHUT_WR)
+        await self._discard(sock)
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""

@@ -415,7 +415,10 @@ class Http2:
             and len(frame) == _HEAD_BYTES + 5
             and int.from_bytes(frame[9:13], "big") & _MAX_STREAM == stream
         ):
-            if not idle:
+            # RFC 7540 5.3.1.  An idle stream cannot be reset, so there h2 ends the connection.
+            if idle:
+                self._feed(frame, now)
+            else:
                 self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "stream depends on itself")
         else:
             self._feed(frame, now)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias, final
 
 from .history import Known, Lost
 from .sse import Event, opening
+from .wire import check_fields
 
 if TYPE_CHECKING:
     from .history import Entry, History
@@ -69,6 +70,7 @@ class Subscribe:
     ) -> None:
         if not topics or not all(topics):
             raise ValueError("Subscribe needs at least one topic, none of them empty")
+        check_fields(fields)
         for name, value in (
             ("topics", frozenset(topics)),
             ("greeting", greeting),

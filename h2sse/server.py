@@ -94,8 +94,9 @@ async def serve(
                 for task in app.backgrounds:
                     nursery.start_soon(task)
             port = addresses[0][1]
-            host = f"[{config.host}]" if ":" in config.host else config.host
-            task_status.started(Listening(f"https://{host}:{port}", port, addresses, server))
+            url = f"https://{_url_host(config.host)}:{port}"
+            logger.info("listening at %s", ", ".join(f"{host} {each}" for host, each in addresses))
+            task_status.started(Listening(url, port, addresses, server))
             await server.stop.wait()
             for each in sockets:
                 trio.lowlevel.notify_closing(each)
@@ -107,6 +108,12 @@ async def serve(
             for each in sockets:
                 each.close()
             server.stopped.set()
+
+
+def _url_host(host: str) -> str:
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - every address, this machine's among them
+        return "localhost"
+    return f"[{host}]" if ":" in host else host
 
 
 async def _bind(config: Config) -> list[socket.socket]:

@@ -14,6 +14,7 @@ cheap: the unit of work is the payload and the connection, not the tab.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from dataclasses import field as _field
@@ -36,6 +37,7 @@ __all__ = [
     "Wire",
     "WireEvent",
     "WireStatistics",
+    "check_fields",
     "problem",
 ]
 
@@ -138,6 +140,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
+_FIELD_VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch
+
+
+def check_fields(fields: Fields) -> None:
+    """Raise ValueError for a field that could not be sent as it is (RFC 9110 5, RFC 9113 8.2)."""
+    for name, value in fields:
+        if not _FIELD_NAME(name) or not _FIELD_VALUE(value):
+            raise ValueError(
+                "a field has a lower-case name, and a value without control bytes or blanks at"
+                f" its ends: {name!r}: {value!r}"
+            )
+
+
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
@@ -153,9 +169,7 @@ class Response:
     def __post_init__(self) -> None:
         if not 200 <= self.status <= 599:
             raise ValueError(f"status must be 200 to 599: {self.status}")
-        for name, value in self.fields:
-            if name != name.lower() or not name or set(name + value) & set(b"\r\n\0"):
-                raise ValueError(f"bad response field (lower case, no CR, LF, NUL): {name!r}")
+        check_fields(self.fields)
 
     @classmethod
     def json(cls, value: Any, *, status: int = 200, fields: Fields = ()) -> Response:

@@ -6,7 +6,7 @@ stream's fault with the end of the connection, and RFC 9113 does not, the frame 
 here and the stream reset instead: malformed requests (8.1.1), streams above the limit (5.1.2),
 priorities of a stream on itself (RFC 7540 5.3.1).
 
-h2 never sees header fields.  Its decoder is ours (`_Decoder`): it keeps the fields for `fields.py`
+h2 never sees header fields.  Its decoder is ours (machine.py): it keeps the fields for `fields.py`
 to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  DATA
 of open streams is framed in `flow.py`; everything else that is sent, h2 sends.
 """
@@ -14,13 +14,10 @@ of open streams is framed in `flow.py`; everything else that is sent, h2 sends.
 from __future__ import annotations
 
 import struct
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, final
+from typing import TYPE_CHECKING, Final, final
 
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
@@ -31,12 +28,11 @@ from h2.events import (
     TrailersReceived,
 )
 from h2.exceptions import ProtocolError
-from h2.settings import SettingCodes, Settings
-from hpack import Decoder, Encoder
 
 from . import wire
-from .fields import Head, Malformed, TooLarge, Verdict, read_head, read_trailers
+from .fields import Head, Malformed, TooLarge, read_trailers
 from .flow import FRAME_BYTES, Flow, Lane
+from .machine import CLOSED_STREAMS, Machine
 from .wire import Fields, Gone, Request, Response, WireEvent, WireStatistics, problem
 
 if TYPE_CHECKING:
@@ -61,16 +57,6 @@ _ENCODER_TABLE_BYTES: Final = 4096
 _MAX_WINDOW: Final = 2**31 - 1
 _MAX_STREAM: Final = 2**31 - 1
 
-# A section over this is not even decoded to its end, so that the HPACK state is lost and the
-# connection with it.  Up to it, a section over `header_list_bytes` is answered with 431.
-_DECODED_BYTES: Final = 64 * 1024
-
-# Sections and responses that repeat; a browser's tabs ask for the same few things.
-_MEMO_ENTRIES: Final = 64
-
-# Closed streams of which we remember how they ended, for frames still on their way.
-_CLOSED_STREAMS: Final = 256
-
 _DRAIN_PING: Final = b"h2ssebye"
 
 _DROPPED_FIELDS: Final = frozenset(
@@ -83,101 +69,6 @@ _DROPPED_FIELDS: Final = frozenset(
         b"upgrade",
     )
 )
-
-
-@final
-class _Decoder(Decoder):
-    """Keeps the fields for us and shows h2 none.
-
-    A block that did not change the dynamic table decodes to the same fields for as long as the
-    table stays as it is.  All tabs of a browser send the same block, so nearly every one is found
-    in the memo, already judged.
-    """
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(max_header_list_size=_DECODED_BYTES)
-        self._limits = limits
-        self._memo: dict[bytes, tuple[Fields, Verdict]] = {}
-        self.section: Fields = ()
-        self.verdict: Verdict | None = None
-
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:  # noqa: ARG002
-        block = bytes(data)
-        known = self._memo.get(block)
-        if known is None:
-            table = self.header_table
-            before = (table.maxsize, _newest(table.dynamic_entries))
-            self.section = tuple(super().decode(block, raw=True))
-            self.verdict = None
-            if (table.maxsize, _newest(table.dynamic_entries)) != before:
-                self._memo.clear()
-            elif len(self._memo) < _MEMO_ENTRIES:
-                self._memo[block] = (self.section, read_head(self.section, self._limits))
-        else:
-            self.section, self.verdict = known
-        return ()
-
-    def head(self) -> Verdict:
-        """What the last section says, read as a request's."""
-        return self.verdict or read_head(self.section, self._limits)
-
-
-@final
-class _Encoder(Encoder):
-    """Remembers blocks of fields that are all in the table already, for as long as they are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._memo: dict[tuple[Any, ...], bytes] = {}
-
-    def encode(self, headers: Any, huffman: bool = True) -> bytes:
-        table = self.header_table
-        if table.resized:
-            self._memo.clear()
-        key = tuple(headers)
-        block = self._memo.get(key)
-        if block is None:
-            newest = _newest(table.dynamic_entries)
-            block = super().encode(key, huffman)
-            if _newest(table.dynamic_entries) is not newest:
-                self._memo.clear()
-            elif len(self._memo) < _MEMO_ENTRIES:
-                self._memo[key] = block
-        return block
-
-
-def _newest(entries: deque[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
-    # Entries enter a dynamic table at its head only, each as a new tuple (RFC 7541 2.3.2), and
-    # only an entry that enters drives others out: the newest one tells one state from the next.
-    return entries[0] if entries else None
-
-
-@final
-class _Machine(H2Connection):
-    """h2, without its two scans of all streams: finished ones are taken out one by one."""
-
-    MAX_CLOSED_STREAMS = _CLOSED_STREAMS
-
-    @property
-    def open_inbound_streams(self) -> int:
-        # h2 asks on every request whether to end the connection for one stream too many, by a walk
-        # over all of them (248 us at 4,000).  We count, and refuse that one stream (`_opened`).
-        return 0
-
-    def forget(self, stream: int) -> None:
-        """Drop a closed stream; h2 would at its next scan."""
-        gone = self.streams.pop(stream, None)
-        if gone is not None:
-            self._closed_streams[stream] = gone.closed_by
-
-    @property
-    def unsent(self) -> int:
-        """Bytes framed by h2 and not yet taken."""
-        return len(self._data_to_send)
-
-    def raw(self, frame: bytes) -> None:
-        """Queue a frame that h2 has no call for, in its place among h2's own."""
-        self._data_to_send += frame
 
 
 @final
@@ -204,7 +95,6 @@ class Http2:
         "_connection",
         "_continuations",
         "_deadline",
-        "_decoder",
         "_draining",
         "_events",
         "_faults",
@@ -227,27 +117,7 @@ class Http2:
         self._limits = limits
         self._connection = connection
         self._peer = peer
-        self._machine = machine = _Machine(
-            H2Configuration(
-                client_side=False,
-                header_encoding=None,
-                validate_inbound_headers=False,
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
-        machine.local_settings = Settings(
-            client=False,
-            initial_values={
-                SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
-                SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
-            },
-        )
-        machine.decoder = self._decoder = _Decoder(limits)
-        machine.encoder = _Encoder()
-        # h2 sets this bound on its decoder only when the peer acknowledges our SETTINGS.
-        machine.max_inbound_frame_size = FRAME_BYTES
+        self._machine = machine = Machine(limits)
         self._flow = Flow(machine, limits)
         self.statistics = WireStatistics()
         self._buffer = bytearray()
@@ -265,7 +135,6 @@ class Http2:
         self._draining = False
         self._last_word = False
         self._closed = False
-        machine.initiate_connection()
 
     # -- state
 
@@ -502,7 +371,7 @@ class Http2:
             self.statistics.refused += 1
             self._reset(stream, ErrorCodes.REFUSED_STREAM, "surplus stream")
             return
-        head = self._decoder.head()
+        head = self._machine.sections.head()
         match head:
             case Malformed():
                 self._reset(stream, ErrorCodes.PROTOCOL_ERROR, head.reason)
@@ -555,7 +424,7 @@ class Http2:
 
     def _trailers(self, stream: int) -> None:
         fault = self._faults.pop(stream, None)
-        malformed = read_trailers(self._decoder.section)
+        malformed = read_trailers(self._machine.sections.section)
         if fault is not None:
             self._reset(stream, fault, "trailers without END_STREAM")
         elif malformed is not None:
@@ -740,7 +609,7 @@ class Http2:
         self._drop_body(stream)
         machine.forget(stream)
         self._recent[stream] = h2_stream.outbound_flow_control_window
-        if len(self._recent) > _CLOSED_STREAMS:
+        if len(self._recent) > CLOSED_STREAMS:
             del self._recent[next(iter(self._recent))]
         if not machine.streams:
             self._idle_since = self._flow.now

@@ -1,0 +1,154 @@
+"""h2, adapted: header fields kept from it, streams taken out one by one, raw frames in their place.
+
+All that stands on h2's insides is here, small; `test_http2.py` checks that each hook is still
+where it was.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, final
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes, Settings
+from hpack import Decoder, Encoder
+
+from .fields import Verdict, read_head
+from .flow import FRAME_BYTES
+
+if TYPE_CHECKING:
+    from .config import Limits
+    from .wire import Fields
+
+__all__ = ["CLOSED_STREAMS", "Machine"]
+
+# A section over this is not even decoded to its end, so that the HPACK state is lost and the
+# connection with it.  Up to it, a section over `header_list_bytes` is answered with 431.
+_DECODED_BYTES: Final = 64 * 1024
+
+# Sections and responses that repeat; a browser's tabs ask for the same few things.
+_MEMO_ENTRIES: Final = 64
+
+# Closed streams of which we remember how they ended, for frames still on their way.
+CLOSED_STREAMS: Final = 256
+
+
+@final
+class FieldDecoder(Decoder):
+    """Keeps the fields for us and shows h2 none.
+
+    A block that did not change the dynamic table decodes to the same fields for as long as the
+    table stays as it is.  All tabs of a browser send the same block, so nearly every one is found
+    in the memo, already judged.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(max_header_list_size=_DECODED_BYTES)
+        self._limits = limits
+        self._memo: dict[bytes, tuple[Fields, Verdict]] = {}
+        self.section: Fields = ()
+        self.verdict: Verdict | None = None
+
+    def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:  # noqa: ARG002
+        block = bytes(data)
+        known = self._memo.get(block)
+        if known is None:
+            table = self.header_table
+            before = (table.maxsize, _newest(table.dynamic_entries))
+            self.section = tuple(super().decode(block, raw=True))
+            self.verdict = None
+            if (table.maxsize, _newest(table.dynamic_entries)) != before:
+                self._memo.clear()
+            elif len(self._memo) < _MEMO_ENTRIES:
+                self._memo[block] = (self.section, read_head(self.section, self._limits))
+        else:
+            self.section, self.verdict = known
+        return ()
+
+    def head(self) -> Verdict:
+        """What the last section says, read as a request's."""
+        return self.verdict or read_head(self.section, self._limits)
+
+
+@final
+class FieldEncoder(Encoder):
+    """Remembers blocks of fields that are all in the table already, for as long as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._memo: dict[tuple[Any, ...], bytes] = {}
+
+    def encode(self, headers: Any, huffman: bool = True) -> bytes:
+        table = self.header_table
+        if table.resized:
+            self._memo.clear()
+        key = tuple(headers)
+        block = self._memo.get(key)
+        if block is None:
+            newest = _newest(table.dynamic_entries)
+            block = super().encode(key, huffman)
+            if _newest(table.dynamic_entries) is not newest:
+                self._memo.clear()
+            elif len(self._memo) < _MEMO_ENTRIES:
+                self._memo[key] = block
+        return block
+
+
+def _newest(entries: deque[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
+    # Entries enter a dynamic table at its head only, each as a new tuple (RFC 7541 2.3.2), and
+    # only an entry that enters drives others out: the newest one tells one state from the next.
+    return entries[0] if entries else None
+
+
+@final
+class Machine(H2Connection):
+    """h2, without its two scans of all streams: finished ones are taken out one by one."""
+
+    MAX_CLOSED_STREAMS = CLOSED_STREAMS
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(
+            H2Configuration(
+                client_side=False,
+                header_encoding=None,
+                validate_inbound_headers=False,
+                normalize_inbound_headers=False,
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self.local_settings = Settings(
+            client=False,
+            initial_values={
+                SettingCodes.MAX_CONCURRENT_STREAMS: limits.max_concurrent_streams,
+                SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
+            },
+        )
+        self.decoder = self.sections = FieldDecoder(limits)
+        self.encoder = FieldEncoder()
+        # h2 would allow 16 MB until the peer acknowledges our SETTINGS.
+        self.max_inbound_frame_size = FRAME_BYTES
+        self.initiate_connection()
+
+    @property
+    def open_inbound_streams(self) -> int:
+        # h2 asks on every request whether to end the connection for one stream too many, by a walk
+        # over all of them (248 us at 4,000).  We count, and refuse that one stream (`_opened`).
+        return 0
+
+    def forget(self, stream: int) -> None:
+        """Drop a closed stream; h2 would at its next scan."""
+        gone = self.streams.pop(stream, None)
+        if gone is not None:
+            self._closed_streams[stream] = gone.closed_by
+
+    @property
+    def unsent(self) -> int:
+        """Bytes framed by h2 and not yet taken."""
+        return len(self._data_to_send)
+
+    def raw(self, frame: bytes) -> None:
+        """Queue a frame that h2 has no call for, in its place among h2's own."""
+        self._data_to_send += frame

@@ -441,7 +441,7 @@ def _demo_command(arguments: argparse.Namespace) -> None:
 
     from .demo import Demo
 
-    demo = Demo()
+    demo = Demo(config.limits)
 
     def greet(listening: Sequence[Listening]) -> str:
         http2, http1 = (each.url for each in listening)

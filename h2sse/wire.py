@@ -104,7 +104,9 @@ class Request:
     def json(self) -> Any:
         """The body as JSON.  Raises BadRequest (400) if it is not, or is not UTF-8."""
         try:
-            return json.loads(self.body.decode(), object_pairs_hook=_unique)
+            return json.loads(
+                self.body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant
+            )
         except (ValueError, RecursionError) as error:
             raise BadRequest("body", f"is not valid JSON in UTF-8: {error}", status=400) from None
 
@@ -152,6 +154,10 @@ def check_fields(fields: Fields) -> None:
                 "a field has a lower-case name, and a value without control bytes or blanks at"
                 f" its ends: {name!r}: {value!r}"
             )
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is Python's, not JSON's")
 
 
 @final

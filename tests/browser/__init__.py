@@ -1,0 +1,1 @@
+"""Real Chromium against the demo, served over real sockets."""

@@ -18,13 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, final
 
-from .errors import ConfigError
+from .errors import CommandError, ConfigError
 from .settings import FILE_VARIABLE, SETTINGS, Given, defaults_as_toml, load
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import AsyncIterator, Callable, Sequence
-    from urllib.parse import SplitResult
 
     import trio
 
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
     _Greet = Callable[[Sequence[Listening]], str]
 
 __all__ = ["main"]
-
-# `publish`: to connect, and for each read.  The server answers in milliseconds.
-PUBLISH_SECONDS = 10
 
 # The flags that are settings too; the others are the commands' own.
 _FLAGS = {
@@ -60,11 +55,6 @@ _DEMO_PAGES = {
     "/facts/": "a list that all tabs add to",
     "/people/": "who is connected, and who they are",
 }
-
-
-@final
-class _CommandError(Exception):
-    """The world refused; the message is the line to print."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,7 +86,7 @@ def _ended_by(error: BaseException, verbose: int) -> int:
             return 130
         case ConfigError():
             line, code = str(cause), 2
-        case _CommandError():
+        case CommandError():
             line, code = str(cause), 1
         case _:
             line, code = f"unexpected {type(cause).__name__}: {cause}", 1
@@ -424,7 +414,7 @@ h2sse serves {url} ({protocols})
 """
 
     _allow_open_files()
-    trio.run(_serve, App(), [(config, "--port")], _announcement(config, greet))
+    trio.run(_serve, App(limits=config.limits), [(config, "--port")], _announcement(config, greet))
 
 
 def _demo_command(arguments: argparse.Namespace) -> None:
@@ -517,7 +507,7 @@ async def _listen(nursery: trio.Nursery, app: App, config: Config, port_flag: st
     try:
         listening = await nursery.start(serve, app, config)
     except* (OSError, UnicodeError) as group:
-        raise _CommandError(_why_not_listening(_cause(group), config, port_flag)) from group
+        raise CommandError(_why_not_listening(_cause(group), config, port_flag)) from group
     assert isinstance(listening, Listening)
     return listening
 
@@ -597,110 +587,6 @@ def _content(path: Path | None) -> bytes | None:
 
 
 def _publish_command(arguments: argparse.Namespace) -> None:
-    import json
+    from .post import publish
 
-    from .sse import Event
-
-    data = arguments.data
-    try:
-        if data in (None, "-"):
-            data = sys.stdin.buffer.read().decode()
-            data = data.removesuffix("\n").removesuffix("\r")
-        Event(data=data, event=arguments.event, id=arguments.id, retry=arguments.retry)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"stdin is not UTF-8: {error.reason} at byte {error.start}") from None
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
-    fields = {
-        "topic": arguments.topic,
-        "data": data,
-        "event": arguments.event,
-        "id": arguments.id,
-        "retry": arguments.retry,
-    }
-    body = json.dumps({name: value for name, value in fields.items() if value is not None})
-    url = arguments.url.rstrip("/")
-    status, reason, content = _post(url, body.encode(), _client_context(arguments))
-    try:
-        answer = json.loads(content)
-        if status < 300:
-            _say(str(answer["id"]))
-            return
-        field = f"{answer['field']}: " if answer.get("field") else ""
-        detail = answer.get("detail") or answer["title"]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        raise _CommandError(f"{url}/publish is not h2sse: it answers {status} {reason}") from None
-    raise _CommandError(f"{url} refuses the event ({status}): {field}{detail}")
-
-
-def _client_context(arguments: argparse.Namespace) -> ssl.SSLContext:
-    import ssl
-
-    own = Path("certs/ca.pem")
-    file = arguments.ca_file
-    try:
-        context = ssl.create_default_context(cafile=file)
-        if file is None and own.exists():
-            file = own
-            context.load_verify_locations(own)
-    except ssl.SSLError:
-        raise ConfigError(f"{file} holds no certificate in PEM form; see --ca-file") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}; see --ca-file") from None
-    if arguments.insecure:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _post(url: str, body: bytes, context: ssl.SSLContext) -> tuple[int, str, bytes]:
-    """POST JSON to `url`/publish: the status, its reason and the body.  Raises _CommandError."""
-    import http.client
-    import socket
-    import ssl
-
-    parts = _server(url)
-    assert parts.hostname is not None
-    connection = http.client.HTTPSConnection(
-        parts.hostname, parts.port, timeout=PUBLISH_SECONDS, context=context
-    )
-    try:
-        connection.request(
-            "POST", f"{parts.path}/publish", body, {"Content-Type": "application/json"}
-        )
-        response = connection.getresponse()
-        return response.status, response.reason, response.read()
-    except ConnectionRefusedError:
-        raise _CommandError(f"nothing listens at {url}: start it with `h2sse serve`") from None
-    except ssl.SSLCertVerificationError as error:
-        raise _CommandError(
-            f"the certificate of {url} is not trusted ({error.verify_message}):"
-            " name its CA with --ca-file, or do without the check with --insecure"
-        ) from None
-    except ssl.SSLError as error:
-        raise _CommandError(f"no TLS with {url}: {error.reason or error}") from None
-    except TimeoutError:
-        raise _CommandError(f"{url} does not answer within {PUBLISH_SECONDS} s") from None
-    except (socket.gaierror, UnicodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise _CommandError(f"{parts.hostname} has no address ({why})") from None
-    except http.client.HTTPException as error:
-        raise _CommandError(f"{url} does not speak HTTP/1.1: {error!r}") from None
-    except OSError as error:
-        raise _CommandError(f"no connection to {url}: {error.strerror or error}") from None
-    finally:
-        connection.close()
-
-
-def _server(url: str) -> SplitResult:
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise ConfigError(f"--url {url} is not a URL: {error}") from None
-    plain = parts.scheme == "https" and parts.hostname and url.isascii() and url.isprintable()
-    if not plain or "@" in parts.netloc or parts.query or parts.fragment or " " in url:
-        raise ConfigError(f"--url must be like https://localhost:8443, not {url}")
-    return parts
+    _say(publish(arguments))

@@ -435,9 +435,12 @@ class Connection:
         """Write what there is, as far as the socket takes it."""
         self._offered = False
         wire = self._wire
-        if wire is None or self._unblocked is not None or self._sock.fileno() < 0:
+        if wire is None or self._sock.fileno() < 0:
             return
-        if not self._write(wire):
+        if self._unblocked is not None:
+            # The socket is full; tabs that have come to their bound meanwhile are gone all the same.
+            self._act(wire.take_events())
+        elif not self._write(wire):
             self._unblocked = trio.Event()
             self._blocked_since = self._server.now()
             self._server.spawn(self._unblock, wire)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import final
 
-__all__ = ["BadRequest", "ConfigError", "H2sseError", "LocalError", "RemoteError"]
+__all__ = ["BadRequest", "CommandError", "ConfigError", "H2sseError", "LocalError", "RemoteError"]
 
 
 class H2sseError(Exception):
@@ -22,6 +22,11 @@ class LocalError(H2sseError):
 @final
 class ConfigError(LocalError, ValueError):
     """A setting is wrong.  The message is one line that names the setting and what to do."""
+
+
+@final
+class CommandError(H2sseError):
+    """What a command was to do, the world refused; the message is the line to print."""
 
 
 class RemoteError(H2sseError):

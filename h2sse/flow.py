@@ -400,14 +400,22 @@ class Flow:
             budget -= source.serve(out, budget if not turns else min(budget, TURN_BYTES))
 
     def finish(self, outflow: Outflow) -> None:
-        """End a stream after what waits for it."""
+        """End a stream after what waits for it, or now if the windows are too short for that.
+
+        A client that does not read could keep a stream from ending for ever.  What it is not sent,
+        it resumes.
+        """
         if outflow.queue is None:
             assert outflow.lane is not None
             outflow.lane.take_apart(outflow)
-        outflow.ends = True
         outflow.tells = False
-        if not outflow.queue:
-            self._end_now(outflow)
+        window = min(
+            outflow.h2.outbound_flow_control_window, self.machine.outbound_flow_control_window
+        )
+        if outflow.queue and outflow.queued <= window:
+            outflow.ends = True
+        else:
+            self.cut(outflow)
 
     def overflow(self, outflow: Outflow) -> None:
         """A stream is over its bound: end it now, what waits for it is resumed later by id.

@@ -33,7 +33,7 @@ from . import wire
 from .fields import Head, Malformed, TooLarge, read_trailers
 from .flow import FRAME_BYTES, Flow, Lane
 from .machine import CLOSED_STREAMS, Machine
-from .wire import Fields, Gone, Request, Response, WireEvent, WireStatistics, problem
+from .wire import Fields, Gone, Overflowed, Request, Response, WireEvent, WireStatistics, problem
 
 if TYPE_CHECKING:
     from .config import Limits
@@ -500,6 +500,10 @@ class Http2:
         self._reap()
         events, self._events = self._events, []
         if self._flow.events:
+            for event in self._flow.events:
+                if isinstance(event, Overflowed):
+                    self.statistics.overflowed += 1
+                    self._count("tab at its backlog bound")
             events += self._flow.events
             self._flow.events.clear()
         return events

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias, final
 
 from .history import Known, Lost
-from .sse import Event, opening
+from .sse import MAX_RETRY_MS, Event, opening
 from .wire import check_fields
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ class Subscribe:
         if not topics or not all(topics):
             raise ValueError("Subscribe needs at least one topic, none of them empty")
         check_fields(fields)
+        if retry is not None and (type(retry) is not int or not 0 < retry <= MAX_RETRY_MS):
+            raise ValueError(f"retry must be 1 to {MAX_RETRY_MS} ms: {retry!r}")
         for name, value in (
             ("topics", frozenset(topics)),
             ("greeting", greeting),

@@ -56,10 +56,10 @@ class FieldDecoder(Decoder):
         known = self._memo.get(block)
         if known is None:
             table = self.header_table
-            before = (table.maxsize, _newest(table.dynamic_entries))
+            size, newest = table.maxsize, _newest(table.dynamic_entries)
             self.section = tuple(super().decode(block, raw=True))
             self.verdict = None
-            if (table.maxsize, _newest(table.dynamic_entries)) != before:
+            if table.maxsize != size or _newest(table.dynamic_entries) is not newest:
                 self._memo.clear()
             elif len(self._memo) < _MEMO_ENTRIES:
                 self._memo[block] = (self.section, read_head(self.section, self._limits))
@@ -97,8 +97,8 @@ class FieldEncoder(Encoder):
 
 
 def _newest(entries: deque[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
-    # Entries enter a dynamic table at its head only, each as a new tuple (RFC 7541 2.3.2), and
-    # only an entry that enters drives others out: the newest one tells one state from the next.
+    # Entries enter a dynamic table at its head only (RFC 7541 2.3.2), and hpack makes a new tuple
+    # of each, also of one that is equal to another: which object is newest tells the states apart.
     return entries[0] if entries else None
 
 

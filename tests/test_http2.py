@@ -1,0 +1,165 @@
+"""The Wire over HTTP/2, without sockets: chunks of any size, and the hooks into h2.
+
+What each clause asks of it stands in test_behaviours.py, over real TLS; how DATA is framed, in
+test_flow.py.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+
+import h2
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.stream import H2Stream
+from hpack import Decoder, Encoder
+from hpack.table import HeaderTable
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h2sse.config import Limits
+from h2sse.http2 import Http2
+from h2sse.machine import Machine
+from h2sse.wire import Gone, Request, Response, WireEvent
+
+FIELDS = (
+    (b":method", b"GET"),
+    (b":scheme", b"https"),
+    (b":authority", b"localhost"),
+)
+
+
+def script() -> bytes:
+    """A client's requests of every kind, one of them malformed, one reset, a PING among them."""
+    client = H2Connection(
+        H2Configuration(
+            client_side=True,
+            header_encoding=None,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+    )
+    client.initiate_connection()
+    client.send_headers(1, (*FIELDS, (b":path", b"/a?b=c")), end_stream=True)
+    client.send_headers(3, (*FIELDS, (b":path", b"/d"), (b"content-length", b"4")))
+    client.send_data(3, b"bo")
+    client.ping(b"12345678")
+    client.send_data(3, b"dy", end_stream=True)
+    client.send_headers(5, (*FIELDS, (b":path", b"/"), (b"last-event-id", b"x ")), end_stream=True)
+    client.send_headers(7, (*FIELDS, (b":path", b"/gone")), end_stream=True)
+    client.reset_stream(7, 8)
+    client.send_headers(9, (*FIELDS, (b":path", b"/long"), (b"a", b"b" * 9_000)), end_stream=True)
+    client.increment_flow_control_window(100)
+    return client.data_to_send()
+
+
+SCRIPT = script()
+
+
+def played(chunks: list[bytes]) -> tuple[list[WireEvent], bytes]:
+    wire = Http2(Limits())
+    events: list[WireEvent] = []
+    for chunk in chunks:
+        events += wire.receive(chunk, 0.0)
+    return events, wire.take_output()
+
+
+def test_the_script_means_what_it_says() -> None:
+    events, _ = played([SCRIPT])
+    assert [event.stream for event in events] == [1, 3, 5, 7, 7, 9]
+    requests = [event for event in events if isinstance(event, Request)]
+    assert [request.path for request in requests] == ["/a", "/d", "/gone", "/long"]
+    assert requests[0].query == "b=c"
+    assert requests[1].body == b"body"
+    assert [event.stream for event in events if isinstance(event, Gone)] == [5, 7]
+
+
+def test_byte_by_byte() -> None:
+    assert played([SCRIPT[at : at + 1] for at in range(len(SCRIPT))]) == played([SCRIPT])
+
+
+def test_a_remainder_waits() -> None:
+    whole, _ = played([SCRIPT])
+    events, _ = played([SCRIPT + SCRIPT[24:30]])
+    assert events == whole
+
+
+@given(cuts=st.lists(st.integers(0, len(SCRIPT)), max_size=20))
+def test_cut_anywhere(cuts: list[int]) -> None:
+    marks = [0, *sorted(cuts), len(SCRIPT)]
+    chunks = [SCRIPT[a:b] for a, b in itertools.pairwise(marks) if a < b]
+    assert played(chunks) == played([SCRIPT])
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_taken(data: bytes) -> None:
+    """`receive` never raises, whatever follows a good beginning."""
+    wire = Http2(Limits())
+    wire.receive(SCRIPT, 0.0)
+    wire.receive(data, 0.0)
+    wire.take_output()
+    wire.expire(1_000.0)
+    assert wire.closed
+
+
+@given(st.integers(0, 9), st.integers(0, 255), st.integers(0, 20), st.binary(max_size=40))
+def test_any_frame_is_taken(kind: int, flags: int, stream: int, body: bytes) -> None:
+    wire = Http2(Limits())
+    wire.receive(SCRIPT, 0.0)
+    wire.open(3, (), b"retry: 1\n\n")
+    head = len(body).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
+    wire.receive(head + body, 0.0)
+    while wire.take_output():
+        pass
+    if not wire.closed:
+        # Whatever it was, the other requests can still be answered.
+        wire.respond(1 if stream != 1 else 9, Response(status=204))
+        assert wire.take_output()[3] == 1
+
+
+def test_the_hooks_into_h2_are_where_they_were() -> None:
+    """machine.py stands on these; a new h2 that moves one must fail here, not in use."""
+    assert h2.__version__.startswith("4.4.")
+    machine = Machine(Limits())
+    assert isinstance(machine.streams, dict)
+    assert isinstance(machine._data_to_send, bytearray)
+    assert isinstance(machine._closed_streams, dict)
+    assert isinstance(inspect.getattr_static(H2Connection, "open_inbound_streams"), property)
+    assert "self.open_inbound_streams" in inspect.getsource(H2Connection._receive_headers_frame)
+    assert "self.decoder" in inspect.getsource(H2Connection._receive_headers_frame)
+    assert "self.MAX_CLOSED_STREAMS" in inspect.getsource(H2Connection.__init__)
+    assert isinstance(inspect.getattr_static(H2Stream, "closed_by"), property)
+    assert "outbound_flow_control_window" in vars(
+        H2Stream(1, machine.config, inbound_window_size=1, outbound_window_size=1)
+    )
+    assert list(inspect.signature(Decoder.decode).parameters) == ["self", "data", "raw"]
+    assert list(inspect.signature(Encoder.encode).parameters) == ["self", "headers", "huffman"]
+
+
+def test_the_table_makes_a_new_entry_of_an_equal_one() -> None:
+    """What tells one state of a dynamic table from the next."""
+    table = HeaderTable()
+    table.add(b"a", b"b")
+    first = table.dynamic_entries[0]
+    table.add(b"a", b"b")
+    assert table.dynamic_entries[0] == first
+    assert table.dynamic_entries[0] is not first
+
+
+@pytest.mark.parametrize("streams", [1, 300])
+def test_finished_streams_are_forgotten_at_once(streams: int) -> None:
+    client = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+    client.initiate_connection()
+    wire = Http2(Limits())
+    for number in range(streams):
+        stream = 2 * number + 1
+        client.send_headers(stream, (*FIELDS, (b":path", b"/")), end_stream=True)
+        wire.receive(client.data_to_send(), 0.0)
+        wire.respond(stream, Response(body=b"well"))
+        client.receive_data(wire.take_output())
+        assert wire.open_streams == 0
+    assert not wire._machine.streams
+    assert len(wire._machine._closed_streams) <= 256
+    assert len(wire._recent) <= 256

@@ -26,7 +26,7 @@ from .errors import BadRequest, LocalError
 from .history import MemoryHistory
 from .hub import GAP_EVENT, Hub, Presence, Subscribe, Tab
 from .metering import Histogram
-from .publishing import Publication, check_topics, read_publication
+from .publishing import Publication, check_id, check_topics, read_publication
 from .wire import Request, Response, problem
 
 if TYPE_CHECKING:
@@ -34,7 +34,17 @@ if TYPE_CHECKING:
     from .sse import Event
     from .wire import Fields
 
-__all__ = ["Announce", "App", "Call", "Decision", "Reply", "ServerStatistics", "Stream"]
+__all__ = [
+    "STREAM_FIELDS",
+    "Announce",
+    "App",
+    "Call",
+    "Decision",
+    "Reply",
+    "ServerStatistics",
+    "Stream",
+    "page_fields",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +102,22 @@ Decision: TypeAlias = Reply | Stream | Announce | Call
 
 @final
 @dataclass(frozen=True, slots=True)
-class _Route:
-    handlers: dict[str, Handler]
+class _Endpoint:
+    """A method of a path: its handler, who may call it from elsewhere, whether it streams."""
+
+    handler: Handler
     cors_origins: tuple[str, ...] | None
     streams: bool
 
-    @property
-    def allow(self) -> str:
-        methods = [*self.handlers, "OPTIONS"]
-        if "GET" in self.handlers:
-            methods.insert(1, "HEAD")
-        return ", ".join(methods)
+
+_Route: TypeAlias = dict[str, _Endpoint]
+
+
+def _allow(route: _Route) -> str:
+    methods = [*route, "OPTIONS"]
+    if "GET" in route:
+        methods.insert(methods.index("GET") + 1, "HEAD")
+    return ", ".join(methods)
 
 
 class Served(Protocol):
@@ -156,7 +171,7 @@ class App:
             from .pages import builtin_routes
 
             for method, path, handler, streams in builtin_routes(self):
-                self._builtin[path] = _Route({method: handler}, None, streams)
+                self._builtin[path] = {method: _Endpoint(handler, None, streams)}
 
     # -- what an application says
 
@@ -167,6 +182,8 @@ class App:
         """
         names = (topics,) if isinstance(topics, str) else topics
         checked = check_topics(names, self.limits)
+        if event.id is not None:
+            check_id(event.id)
         return self.announce(Publication(checked, event)).event
 
     def tabs(self, topic: str) -> Sequence[Tab]:
@@ -196,7 +213,7 @@ class App:
         """
         body = html.read_bytes() if isinstance(html, Path) else html
         response = Response(fields=page_fields(body, connect), body=body)
-        self._routes.pop(path, None)
+        self._routes.get(path, {}).pop("GET", None)
         self.get(path)(lambda _: response)
 
     def presence(self, topic: str) -> Callable[[_P], _P]:
@@ -221,13 +238,10 @@ class App:
         origins = None if cors_origins is None else tuple(cors_origins)
 
         def register(handler: _H) -> _H:
-            known = self._routes.get(path)
-            handlers = dict(known.handlers) if known is not None else {}
-            if method in handlers:
+            route = self._routes.setdefault(path, {})
+            if method in route:
                 raise LocalError(f"{method} {path} is registered twice")
-            handlers[method] = handler
-            merged = origins if origins is not None or known is None else known.cors_origins
-            self._routes[path] = _Route(handlers, merged, streams or bool(known and known.streams))
+            route[method] = _Endpoint(handler, origins, streams)
             return handler
 
         return register
@@ -241,20 +255,22 @@ class App:
             if request.path == "*":  # OPTIONS *: the server as a whole (RFC 9110 9.3.7)
                 return Reply(Response(status=204, fields=((b"allow", b"GET, HEAD, OPTIONS"),)))
             return Reply(problem(404, f"nothing is at {request.path}"))
-        allowed = cors_origins if route.cors_origins is None else route.cors_origins
+        method = request.method
+        # A preflight asks for the method that is to follow.
+        wanted = request.header("access-control-request-method") if method == "OPTIONS" else method
+        endpoint = route.get("GET" if wanted in ("HEAD", None) else wanted)
+        allowed = cors_origins
+        if endpoint is not None and endpoint.cors_origins is not None:
+            allowed = endpoint.cors_origins
         origin = request.header("origin")
         fields = _cors(origin, allowed)
-        method = request.method
         if method == "OPTIONS":
-            return Reply(_preflight(route, origin, fields))
-        if method == "HEAD" and "GET" in route.handlers:
-            method = "GET"
-        handler = route.handlers.get(method)
-        if handler is None:
-            detail = f"{request.path} knows {route.allow}"
-            allow = (b"allow", route.allow.encode())
+            return Reply(_preflight(_allow(route), origin if endpoint else None, fields))
+        if endpoint is None:
+            allow = (b"allow", _allow(route).encode())
+            detail = f"{request.path} knows {_allow(route)}"
             return Reply(problem(405, detail, fields=(allow, *fields)))
-        if method != "GET" and not _may_post(origin, allowed, request):
+        if method not in ("GET", "HEAD") and not _may_post(origin, allowed, request):
             # A page of any origin can make a browser send a form; CORS hides the answer only.
             return Reply(
                 problem(
@@ -264,9 +280,9 @@ class App:
                     fields=fields,
                 )
             )
-        if route.streams and method == "GET" and not _accepts_events(request.header("accept")):
+        if endpoint.streams and not _accepts_events(request.header("accept")):
             return Reply(problem(406, "this is text/event-stream", field="accept", fields=fields))
-        return Call(handler, fields)
+        return Call(endpoint.handler, fields)
 
     def conclude(self, request: Request, result: object, fields: Fields) -> Decision:
         """What a handler's result comes to.  Raises TypeError if it is none."""
@@ -367,8 +383,8 @@ def _cors(origin: str | None, allowed: Sequence[str]) -> Fields:
     return ((b"vary", b"origin"),) if allowed else ()
 
 
-def _preflight(route: _Route, origin: str | None, fields: Fields) -> Response:
-    allow = route.allow.encode()
+def _preflight(methods: str, origin: str | None, fields: Fields) -> Response:
+    allow = methods.encode()
     if origin is None or not any(name == b"access-control-allow-origin" for name, _ in fields):
         return Response(status=204, fields=((b"allow", allow), *fields))
     return Response(
@@ -409,8 +425,8 @@ _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
 def _policy(html: bytes, connect: Sequence[str]) -> str:
     hashes: dict[bytes, list[str]] = {b"script": ["'self'"], b"style": ["'self'"]}
     for kind, text in _INLINE.findall(html):
-        # A browser hashes the text as it parsed it, that is with LF line ends.
-        digest = hashlib.sha256(text.replace(b"\r\n", b"\n")).digest()
+        # A browser hashes the text as it parsed it, that is with LF line ends (HTML 13.2.3.5).
+        digest = hashlib.sha256(text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")).digest()
         hashes[kind].append(f"'sha256-{base64.b64encode(digest).decode()}'")
     return "; ".join(
         (

@@ -344,6 +344,8 @@ class Connection:
             return  # the client has left meanwhile
         self._carry_out(request, decision)
         self.flush()
+        if self._ending:
+            self.end_streams()
 
     def _failed(self, request: Request, error: Exception, fields: Fields) -> Decision:
         if isinstance(error, BadRequest):
@@ -438,8 +440,9 @@ class Connection:
         if wire is None or self._sock.fileno() < 0:
             return
         if self._unblocked is not None:
-            # The socket is full; tabs that have come to their bound meanwhile are gone all the same.
-            self._act(wire.take_events())
+            # The socket is full; tabs that came to their bound meanwhile are gone all the same.
+            if events := wire.take_events():
+                self._act(events)
         elif not self._write(wire):
             self._unblocked = trio.Event()
             self._blocked_since = self._server.now()

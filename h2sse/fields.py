@@ -15,7 +15,7 @@ from typing import TypeAlias, final
 from .config import Limits
 from .wire import Fields
 
-__all__ = ["Head", "Malformed", "TooLarge", "read_head", "read_trailers"]
+__all__ = ["Head", "Malformed", "TooLarge", "Verdict", "read_head", "read_trailers"]
 
 # RFC 9113 6.5.2: what a field costs beside its name and value.
 FIELD_OVERHEAD_BYTES = 32

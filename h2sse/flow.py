@@ -388,6 +388,7 @@ class Flow:
         self.stalled.pop(outflow, None)
 
     def make_ready(self, source: _Source) -> None:
+        """It has something to send, and its turn is to come."""
         source.ready = True
         self.turns.append(source)
 

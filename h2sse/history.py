@@ -85,8 +85,8 @@ class History(Protocol):
         """The next remembered events after `sequence`, in order, each once: about `size` bytes of
         them; and whether there are more."""
 
-    def pruned(self, topics: Iterable[str], sequence: int, now: float) -> bool:
-        """Whether an event after `sequence` has been forgotten."""
+    def pruned(self, topics: Iterable[str], now: float) -> int:
+        """The newest sequence number that any of these topics may have forgotten, 0 if none."""
 
 
 @final
@@ -124,7 +124,7 @@ class MemoryHistory:
             event = replace(event, id=self.id(self._last + 1))
         else:
             given = event.id
-            self._refuse_twice(topics, given)
+            self._refuse_twice(topics, given, now)
         self._last = sequence = self._last + 1
         entry = Entry(sequence, topics, event, event.encode(), now)
         for name in topics:
@@ -143,12 +143,15 @@ class MemoryHistory:
         self._forget_topics()
         return entry
 
-    def _refuse_twice(self, topics: Sequence[str], given: str) -> None:
+    def _refuse_twice(self, topics: Sequence[str], given: str, now: float) -> None:
         if given.startswith(self._epoch):
             raise BadRequest("id", "looks like one that is assigned here; choose another")
         for name in topics:
             topic = self._topics.get(name)
-            if topic is not None and given in topic.ids:
+            if topic is None:
+                continue
+            self._trim(topic, now)
+            if given in topic.ids:
                 raise BadRequest("id", f"topic {name!r} still remembers this id", status=409)
 
     def place(self, topics: Iterable[str], last_event_id: str, now: float) -> Place:
@@ -156,7 +159,7 @@ class MemoryHistory:
         sequence = self._sequence(names, last_event_id)
         if sequence is None:
             return Lost(self._oldest(names, now), "unknown")
-        if self.pruned(names, sequence, now):
+        if self.pruned(names, now) > sequence:
             return Lost(max(sequence, self._oldest(names, now)), "pruned")
         return Known(sequence)
 
@@ -184,17 +187,16 @@ class MemoryHistory:
                     oldest = min(oldest, topic.entries[0].sequence - 1)
         return oldest
 
-    def pruned(self, topics: Iterable[str], sequence: int, now: float) -> bool:
+    def pruned(self, topics: Iterable[str], now: float) -> int:
+        newest = 0
         for name in topics:
             topic = self._topics.get(name)
             if topic is None:
-                if self._forgotten > sequence:
-                    return True
+                newest = max(newest, self._forgotten)
             else:
                 self._trim(topic, now)
-                if topic.pruned > sequence:
-                    return True
-        return False
+                newest = max(newest, topic.pruned)
+        return newest
 
     def after(self, topics: Iterable[str], sequence: int, size: int) -> tuple[list[Entry], bool]:
         found: dict[int, Entry] = {}

@@ -611,6 +611,7 @@ class Http2:
             self.statistics.resets_sent += 1
         self._flow.drop(stream)
         self._drop_body(stream)
+        self._faults.pop(stream, None)
         machine.forget(stream)
         self._recent[stream] = h2_stream.outbound_flow_control_window
         if len(self._recent) > CLOSED_STREAMS:

@@ -30,7 +30,17 @@ if TYPE_CHECKING:
     from .history import Entry, History
     from .wire import Lane, ProtocolName
 
-__all__ = ["GAP_EVENT", "Group", "Hub", "HubStatistics", "Presence", "Sink", "Subscribe", "Tab"]
+__all__ = [
+    "GAP_EVENT",
+    "Group",
+    "Hub",
+    "HubStatistics",
+    "Presence",
+    "Sink",
+    "Subscribe",
+    "Tab",
+    "spread",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -117,14 +127,15 @@ class Sink(Protocol):
 class Tab:
     """One event stream that is open, as `App.tabs` and presence callbacks show it."""
 
-    __slots__ = ("_group", "_position", "_sink", "_stream", "id", "topics")
+    __slots__ = ("_group", "_position", "_sink", "_stream", "_told", "id", "topics")
 
     def __init__(self, number: int, sink: Sink, stream: int, topics: frozenset[str]) -> None:
         self.id = number
         self.topics = topics
         self._sink = sink
         self._stream = stream
-        self._position = 0
+        self._position = 0  # the sequence number it has seen all up to
+        self._told = 0  # up to which forgotten one it knows of the gap
         self._group: Group | None = None
 
     def __repr__(self) -> str:
@@ -268,6 +279,7 @@ class Hub:
                     self._gaps += 1
                     if not subscribe.greeting:
                         tab._position = sequence
+                    tab._told = history.pruned(topics, now)
                     events.append(_gap(gap, last_event_id, history.id(tab._position)))
         place = history.id(tab._position)
         if fresh:
@@ -287,7 +299,7 @@ class Hub:
             return
         history, sink, stream = self.history, tab._sink, tab._stream
         if history.last_sequence > tab._position:
-            if history.pruned(tab.topics, tab._position, now):
+            if history.pruned(tab.topics, now) > max(tab._position, tab._told):
                 self._tell_gap(tab, now)
             page, more = history.after(tab.topics, tab._position, PAGE_BYTES)
             for entry in page:
@@ -304,9 +316,11 @@ class Hub:
         before = self.history.id(tab._position)
         place = self.history.place(tab.topics, before, now)
         tab._position = place.sequence
+        tab._told = self.history.pruned(tab.topics, now)
         self._gaps += 1
         gap = _gap("pruned", before, self.history.id(tab._position))
         tab._sink.send(tab._stream, gap.encode())
+        tab._sink.offered()
 
     def _go_live(self, tab: Tab) -> None:
         sink = tab._sink

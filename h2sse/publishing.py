@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .config import Limits
     from .wire import Request
 
-__all__ = ["Publication", "check_topics", "read_publication"]
+__all__ = ["Publication", "check_id", "check_topics", "read_publication"]
 
 _FIELDS = ("topic", "data", "event", "id", "retry")
 
@@ -63,7 +63,7 @@ def read_publication(request: Request, limits: Limits) -> Publication:
         raise BadRequest("event", "must be one line, without CR or LF")
     event_id = _text(values, "id")
     if event_id is not None:
-        _check_id(event_id)
+        check_id(event_id)
     data = _text(values, "data")
     assert data is not None
     return Publication(topics, Event(data=data, event=event, id=event_id, retry=_retry(values)))
@@ -77,6 +77,7 @@ def check_topics(topics: Sequence[str], limits: Limits) -> tuple[str, ...]:
     if len(unique) > limits.topics_per_request:
         raise BadRequest("topic", f"at most {limits.topics_per_request} topics a request")
     for topic in unique:
+        _check_utf8("topic", topic)
         if not topic or _CONTROL.search(topic) or len(topic.encode()) > limits.topic_bytes:
             raise BadRequest(
                 "topic", f"must be 1 to {limits.topic_bytes} bytes of UTF-8 without control bytes"
@@ -107,8 +108,6 @@ def _topics(values: dict[str, Any]) -> list[str]:
     topics = [topics] if isinstance(topics, str) else topics
     if not isinstance(topics, list) or not all(isinstance(each, str) for each in topics):
         raise BadRequest("topic", "must be a string or a list of strings")
-    for topic in topics:
-        _check_utf8("topic", topic)
     return topics
 
 
@@ -129,7 +128,9 @@ def _check_utf8(name: str, value: str) -> None:
         raise BadRequest(name, "holds a lone surrogate, which has no UTF-8 form") from None
 
 
-def _check_id(value: str) -> None:
+def check_id(value: str) -> None:
+    """Whether a tab could come back with this event id.  Raises BadRequest."""
+    _check_utf8("id", value)
     if not value:
         raise BadRequest("id", "must not be empty; leave it out to have one assigned")
     if _BAD_ID.search(value) or len(value.encode()) > _ID_BYTES:

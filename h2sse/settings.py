@@ -24,7 +24,7 @@ from .errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-__all__ = ["SETTINGS", "Given", "Setting", "defaults_as_toml", "load"]
+__all__ = ["FILE_VARIABLE", "SETTINGS", "Given", "Setting", "defaults_as_toml", "load"]
 
 PREFIX = "H2SSE_"
 # Names the TOML file itself, where no flag does.

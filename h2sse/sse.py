@@ -174,7 +174,8 @@ class Parser:
                     self._id = value.decode(errors="replace")
             case b"retry":
                 # Python refuses to read integers of thousands of digits; no one waits that long.
-                if value.isdigit() and len(value.lstrip(b"0")) <= 18:
-                    self.reconnection_time = int(value)
+                digits = value.lstrip(b"0") or b"0"
+                if value.isdigit() and len(digits) <= 18:
+                    self.reconnection_time = int(digits)
             case _:  # a comment, or a field of another day: ignored
                 pass

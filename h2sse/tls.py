@@ -283,7 +283,9 @@ class Certificates:
     not_after: datetime
 
     def __init__(self, tls: Tls, *, http1: bool = False, now: datetime | None = None) -> None:
-        self.protocols: tuple[str, ...] = ("http/1.1",) if http1 else ("h2", "http/1.1")
+        # curl --http1.0 and others as old offer http/1.0, and nothing else.
+        old = ("http/1.1", "http/1.0")
+        self.protocols: tuple[str, ...] = old if http1 else ("h2", *old)
         self.development: DevelopmentCertificate | None = None
         self._directory = None if tls.cert else tls.directory
         self._cert = tls.cert or tls.directory / _LEAF

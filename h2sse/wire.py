@@ -218,7 +218,8 @@ def problem(
     body: dict[str, Any] = {"title": _TITLES.get(status, ""), "status": status, "detail": detail}
     if field is not None:
         body["field"] = field
-    text = json.dumps(body, ensure_ascii=False)
+    # ASCII: a detail may tell of a lone surrogate, which has no other form.
+    text = json.dumps(body)
     kind = (b"content-type", b"application/problem+json")
     return Response(status=status, fields=(kind, *fields), body=text.encode() + b"\n")
 

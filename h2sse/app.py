@@ -121,7 +121,10 @@ def _allow(route: _Route) -> str:
 
 
 class Served(Protocol):
-    """A server this app is on, as /metrics sees it."""
+    """A server this app is on."""
+
+    def run_backgrounds(self) -> None:
+        """Take over what the app wants to run."""
 
     def statistics(self) -> ServerStatistics:
         """The counts of this instant."""

@@ -224,7 +224,7 @@ class Connection:
     async def _linger(self) -> None:
         """Write what is left, say the last word, and see that it arrives."""
         sock = self._sock
-        while self._offered or self._unblocked is not None:
+        while not self._peer_left and (self._offered or self._unblocked is not None):
             # The peer may be slow: `stall_seconds` bounds that, in `expire`.
             if self._unblocked is not None:
                 await self._unblocked.wait()
@@ -275,8 +275,16 @@ class Connection:
             wire.finish(stream)
         self.flush()
         if not wire.open_streams and not self._calls:
-            wire.close()
-            self.flush()
+            self.close()
+
+    def close(self) -> None:
+        """Say the last word now, whatever is still open."""
+        if self._wire is None:
+            self.abort()
+            return
+        self._leave_all()
+        self._wire.close()
+        self.flush()
 
     # -- what the wire says
 

@@ -52,7 +52,19 @@ class Outflow:
     of them sent up to `offset`.  `ends` says that the stream ends when the queue is empty.
     """
 
-    __slots__ = ("ends", "flow", "h2", "id", "lane", "offset", "queue", "queued", "ready", "tells")
+    __slots__ = (
+        "ends",
+        "flow",
+        "h2",
+        "id",
+        "lane",
+        "offset",
+        "queue",
+        "queued",
+        "ready",
+        "tells",
+        "whole",
+    )
 
     def __init__(self, flow: Flow, h2_stream: H2Stream) -> None:
         self.flow = flow
@@ -64,6 +76,7 @@ class Outflow:
         self.offset = 0
         self.ready = False
         self.ends = False
+        self.whole = False  # whether it is one answer, not a stream of events
         self.tells = False  # whether `Drained` is due when the queue is empty
 
     def push(self, payload: bytes) -> None:
@@ -401,22 +414,23 @@ class Flow:
             budget -= source.serve(out, budget if not turns else min(budget, TURN_BYTES))
 
     def finish(self, outflow: Outflow) -> None:
-        """End a stream after what waits for it, or now if the windows are too short for that.
-
-        A client that does not read could keep a stream from ending for ever.  What it is not sent,
-        it resumes.
-        """
+        """End a stream after what waits for it."""
         if outflow.queue is None:
             assert outflow.lane is not None
             outflow.lane.take_apart(outflow)
         outflow.tells = False
-        window = min(
-            outflow.h2.outbound_flow_control_window, self.machine.outbound_flow_control_window
-        )
-        if outflow.queue and outflow.queued <= window:
-            outflow.ends = True
-        else:
-            self.cut(outflow)
+        outflow.ends = True
+        if not outflow.queue:
+            self._end_now(outflow)
+
+    def finish_all(self) -> None:
+        """End every event stream now: its client had the time to read, and resumes the rest.
+
+        Answers are left broken off, for their clients to see that they are.
+        """
+        for outflow in list(self.outflows.values()):
+            if not outflow.whole:
+                self.cut(outflow)
 
     def overflow(self, outflow: Outflow) -> None:
         """A stream is over its bound: end it now, what waits for it is resumed later by id.

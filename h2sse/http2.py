@@ -464,7 +464,7 @@ class Http2:
         machine.send_headers(stream, fields)
         outflow = self._flow.begin(stream)
         outflow.push(response.body)
-        outflow.ends = True
+        outflow.ends = outflow.whole = True
 
     def open(self, stream: int, fields: Fields, first: bytes) -> None:
         machine = self._machine
@@ -537,7 +537,7 @@ class Http2:
         if flow.stalled:
             over = now - limits.stall_seconds
             for outflow in [each for each, since in flow.stalled.items() if since <= over]:
-                if outflow.ends:
+                if outflow.whole:
                     self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
                 else:
                     flow.overflow(outflow)
@@ -559,6 +559,7 @@ class Http2:
 
     def close(self) -> None:
         if not self._closed:
+            self._flow.finish_all()
             self._machine.close_connection(ErrorCodes.NO_ERROR)
             self._end("")
 

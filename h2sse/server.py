@@ -8,12 +8,13 @@ a second for deadlines, heartbeats and certificates.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVarTuple, final
 
@@ -45,6 +46,8 @@ _ACCEPT_AGAIN = frozenset((errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.
 # What a peer may take to answer the PING that follows our first GOAWAY.
 _ROUND_TRIP_SECONDS = 1.0
 _BACKLOG = 4096
+_FREE_PORT_TRIES = 20
+_NO_SUCH_ADDRESS = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
 @final
@@ -81,33 +84,24 @@ async def serve(
     config = config if config is not None else Config()
     certificates = Certificates(config.tls, http1=config.http1)
     sockets = await _bind(config)
-    async with trio.open_nursery() as nursery:
-        server = Server(app, config, certificates, nursery)
-        try:
-            app.servers.append(server)
+    server = Server(app, config, certificates)
+    try:
+        async with trio.open_nursery() as nursery:
             addresses = tuple(each.getsockname()[:2] for each in sockets)
-            for each in sockets:
-                nursery.start_soon(server.accept, each)
-            nursery.start_soon(server.flush)
-            nursery.start_soon(server.tick)
-            if len(app.servers) == 1:
-                for task in app.backgrounds:
-                    nursery.start_soon(task)
-            port = addresses[0][1]
-            url = f"https://{_url_host(config.host)}:{port}"
+            server.start(nursery, sockets)
+            url = f"https://{_url_host(config.host)}:{addresses[0][1]}"
             logger.info("listening at %s", ", ".join(f"{host} {each}" for host, each in addresses))
-            task_status.started(Listening(url, port, addresses, server))
+            task_status.started(Listening(url, addresses[0][1], addresses, server))
             await server.stop.wait()
             for each in sockets:
                 trio.lowlevel.notify_closing(each)
                 each.close()
             await server.drain()
             nursery.cancel_scope.cancel()
-        finally:
-            app.servers.remove(server)
-            for each in sockets:
-                each.close()
-            server.stopped.set()
+    finally:
+        for each in sockets:
+            each.close()
+        server.end()
 
 
 def _url_host(host: str) -> str:
@@ -120,49 +114,58 @@ async def _bind(config: Config) -> list[socket.socket]:
     found = await trio.socket.getaddrinfo(
         config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
-    sockets: list[socket.socket] = []
-    port = config.port
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            try:
-                sock = socket.socket(family, kind, protocol)
-            except OSError as error:
-                if error.errno == errno.EAFNOSUPPORT:
-                    continue
+    families = dict.fromkeys((family, address) for family, _, _, _, address in found)
+    for last in (False,) * _FREE_PORT_TRIES + (True,):
+        try:
+            return _bind_all(config, list(families))
+        except OSError as error:
+            # A port that is free at one address of a name may be taken at another.
+            if config.port or error.errno != errno.EADDRINUSE or last:
                 raise
-            sockets.append(sock)
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    raise AssertionError("the last try returns or raises")
+
+
+def _bind_all(config: Config, addresses: Sequence[tuple[int, Any]]) -> list[socket.socket]:
+    port = config.port
+    with contextlib.ExitStack() as opened:
+        sockets: list[socket.socket] = []
+        for family, address in addresses:
             try:
                 # Every address of a name gets the same port, also when it is chosen for us.
-                sock.bind((address[0], port, *address[2:]))
+                sock = _bind_one(family, (address[0], port, *address[2:]))
             except OSError as error:
                 # "localhost" may name ::1 on a machine without IPv6.
-                if error.errno == errno.EADDRNOTAVAIL and len(found) > 1:
-                    sockets.remove(sock)
-                    sock.close()
+                if error.errno in _NO_SUCH_ADDRESS and len(addresses) > 1:
                     continue
                 raise
-            sock.listen(_BACKLOG)
+            sockets.append(opened.enter_context(sock))
             port = sock.getsockname()[1]
         if not sockets:
             raise ConfigError(f"host {config.host!r} has no address on this machine")
-    except BaseException:
-        for sock in sockets:
-            sock.close()
+        opened.pop_all()
+        return sockets
+
+
+def _bind_one(family: int, address: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
         raise
-    return sockets
+    return sock
 
 
 @final
 class Server:
     """The state of one `serve` call."""
 
-    def __init__(
-        self, app: App, config: Config, certificates: Certificates, nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, app: App, config: Config, certificates: Certificates) -> None:
         self.app = app
         self.config = config
         self.limits = config.limits
@@ -171,7 +174,7 @@ class Server:
         self.stopped = trio.Event()
         self.bytes_sent = 0
         self.bytes_received = 0
-        self._nursery = nursery
+        self._nursery: trio.Nursery | None = None
         self._connections: dict[Connection, None] = {}
         self._addresses: Counter[str] = Counter()
         self._numbers = app.connection_numbers
@@ -184,6 +187,35 @@ class Server:
         self._past: Counter[str] = Counter()  # counts of connections that are gone
         self._reasons: Counter[str] = Counter()
 
+    # -- life
+
+    def start(self, nursery: trio.Nursery, sockets: Sequence[socket.socket]) -> None:
+        """Begin to serve."""
+        self._nursery = nursery
+        for each in sockets:
+            nursery.start_soon(self.accept, each)
+        nursery.start_soon(self.flush)
+        nursery.start_soon(self.tick)
+        self.app.servers.append(self)
+        if len(self.app.servers) == 1:
+            self.run_backgrounds()
+
+    def run_backgrounds(self) -> None:
+        """Run what the app wants to run, in this server of all that serve it."""
+        assert self._nursery is not None
+        for task in self.app.backgrounds:
+            self._nursery.start_soon(task)
+
+    def end(self) -> None:
+        """All tasks have ended; another server of the app takes over what was to go on."""
+        servers = self.app.servers
+        if self in servers:
+            was_first = servers[0] is self
+            servers.remove(self)
+            if was_first and servers:
+                servers[0].run_backgrounds()
+        self.stopped.set()
+
     # -- what connections ask of their server
 
     def now(self) -> float:
@@ -192,6 +224,7 @@ class Server:
 
     def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
         """Run a connection's task."""
+        assert self._nursery is not None
         self._nursery.start_soon(self._guard, task, args)
 
     async def _guard(self, task: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
@@ -226,7 +259,7 @@ class Server:
                     self._admit(sock, address[0])
                     await trio.lowlevel.checkpoint_if_cancelled()
             except BlockingIOError:
-                continue
+                self._full_logged = False  # nobody waits any more
             except trio.ClosedResourceError:
                 return
             except OSError as error:
@@ -240,8 +273,6 @@ class Server:
                     self._full_logged = True
                     logger.warning("accepting pauses: %s", error)
                 await trio.sleep(_ACCEPT_PAUSE_SECONDS)
-            else:
-                self._full_logged = False
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
         limits = self.limits
@@ -258,7 +289,7 @@ class Server:
         connection = Connection(self, sock, peer, next(self._numbers))
         self._connections[connection] = None
         self._addresses[peer] += 1
-        self._nursery.start_soon(self._run, connection)
+        self.spawn(self._run, connection)
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -317,20 +348,31 @@ class Server:
     # -- going away
 
     async def drain(self) -> None:
-        """End all streams well, and wait for the connections to close."""
+        """End all streams well, and wait for the connections to close.
+
+        It takes `drain_seconds` at most, the last of them for the last word to be read.
+        """
         self._draining = True
-        with trio.move_on_after(self.limits.drain_seconds):
-            for connection in list(self._connections):
-                connection.drain()
-            if not self._connections:
-                return
+        whole = self.limits.drain_seconds
+        last = min(self.limits.linger_seconds, whole / 2)
+        for connection in list(self._connections):
+            connection.drain()
+        with trio.move_on_after(whole - last):
             with trio.move_on_after(_ROUND_TRIP_SECONDS):
-                await self._emptied.wait()
+                await self._wait_empty()
             for connection in list(self._connections):
                 connection.end_streams()
-            if self._connections:
-                self._emptied = trio.Event()
-                await self._emptied.wait()
+            await self._wait_empty()
+        # Those who do not read, and handlers that do not end.
+        for connection in list(self._connections):
+            connection.close()
+        with trio.move_on_after(last):
+            await self._wait_empty()
+
+    async def _wait_empty(self) -> None:
+        while self._connections:
+            self._emptied = trio.Event()
+            await self._emptied.wait()
 
     # -- counting
 

@@ -87,7 +87,8 @@ class Page:
     """A browser's page with one EventSource, and what the rules owe it.
 
     `unread` is on its way to it; `last_event_id` is what it has read, and comes back with.  `due`
-    is checked against what is written, `position` is the newest event written.
+    is checked against what is written, `position` is the newest event written, `told` the newest
+    one that it knows to be forgotten.
     """
 
     topics: frozenset[str]
@@ -102,6 +103,7 @@ class Page:
     written: Parser = field(default_factory=Parser)
     due: deque[int] = field(default_factory=deque)
     position: int = 0
+    told: int = 0
     greetings: int = 0
 
     def read(self, size: int) -> None:
@@ -210,7 +212,7 @@ class Delivery(RuleBasedStateMachine):
         page.sink.streams[page.stream] = lambda payload: self.check(page, payload)
         page.reads = Parser(last_event_id=page.last_event_id)
         page.written = Parser(last_event_id=page.last_event_id)
-        page.greetings = 0
+        page.greetings = page.told = 0
         places = {self.history.id(n): n for n in range(len(self.log) + 1)}
         places |= {each.event_id: each.sequence for each in self.log}
         if page.last_event_id and page.replay:
@@ -300,19 +302,23 @@ class Delivery(RuleBasedStateMachine):
     def check_gap(self, page: Page, message: Message) -> None:
         reason = json.loads(message.data)["reason"]
         held = {each for topic in page.topics for each in self.remembered(topic)}
+        newest_forgotten = max(
+            (
+                each.sequence
+                for each in self.log
+                for topic in page.topics & each.topics
+                if each.sequence not in self.remembered(topic)
+            ),
+            default=0,
+        )
         if reason == "unknown":
             assert page.last_event_id not in map(self.history.id, range(len(self.log) + 1))
             page.position = 0
             page.due = deque(self.since(page, 0))
         else:
             assert reason == "pruned"
-            newest_forgotten = max(
-                each.sequence
-                for each in self.log
-                for topic in page.topics & each.topics
-                if each.sequence not in self.remembered(topic)
-            )
-            assert newest_forgotten > page.position, "nothing was lost"
+            assert newest_forgotten > max(page.position, page.told), "nothing more was lost"
+        page.told = newest_forgotten
         if page.tab is None and page.greeted:
             held = set()  # the greeting stands for all that was
             page.position = len(self.log)

@@ -123,6 +123,10 @@ def _allow(route: _Route) -> str:
 class Served(Protocol):
     """A server this app is on."""
 
+    @property
+    def running(self) -> bool:
+        """Whether it may begin new tasks."""
+
     def run_backgrounds(self) -> None:
         """Take over what the app wants to run."""
 

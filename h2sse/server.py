@@ -92,11 +92,14 @@ async def serve(
             url = f"https://{_url_host(config.host)}:{addresses[0][1]}"
             logger.info("listening at %s", ", ".join(f"{host} {each}" for host, each in addresses))
             task_status.started(Listening(url, addresses[0][1], addresses, server))
-            await server.stop.wait()
-            for each in sockets:
-                trio.lowlevel.notify_closing(each)
-                each.close()
-            await server.drain()
+            try:
+                await server.stop.wait()
+                for each in sockets:
+                    trio.lowlevel.notify_closing(each)
+                    each.close()
+                await server.drain()
+            finally:
+                server.running = False
             nursery.cancel_scope.cancel()
     finally:
         for each in sockets:
@@ -172,6 +175,7 @@ class Server:
         self.certificates = certificates
         self.stop = trio.Event()
         self.stopped = trio.Event()
+        self.running = True  # whether new tasks may begin
         self.bytes_sent = 0
         self.bytes_received = 0
         self._nursery: trio.Nursery | None = None
@@ -212,8 +216,11 @@ class Server:
         if self in servers:
             was_first = servers[0] is self
             servers.remove(self)
-            if was_first and servers:
-                servers[0].run_backgrounds()
+            heir = next((server for server in servers if server.running), None)
+            if was_first and heir is not None:
+                servers.remove(heir)
+                servers.insert(0, heir)
+                heir.run_backgrounds()
         self.stopped.set()
 
     # -- what connections ask of their server

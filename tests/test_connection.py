@@ -126,7 +126,13 @@ SECTION = frame(HEADERS, END_STREAM, 1, hpack.Encoder().encode([(":method", "GET
 
 @pytest.mark.parametrize(
     "said",
-    [b"", PREFACE[:10], PREFACE, PREFACE + settings_frame({})[:5], PREFACE + settings_frame({}) + SECTION],
+    [
+        b"",
+        PREFACE[:10],
+        PREFACE,
+        PREFACE + settings_frame({})[:5],
+        PREFACE + settings_frame({}) + SECTION,
+    ],
     ids=["nothing", "half a preface", "no SETTINGS", "half a frame", "half a header section"],
 )
 async def test_a_first_request_has_a_deadline_over_http2(
@@ -188,7 +194,12 @@ async def test_plain_http_is_told_to_use_https() -> None:
 
 @pytest.mark.parametrize(
     "said",
-    [b"\0" * 100, b"\x16\x03\x01\xff\xff" + b"x" * 70_000, b"SSH-2.0-OpenSSH_9.2\r\n", HELLO[:60] * 9],
+    [
+        b"\0" * 100,
+        b"\x16\x03\x01\xff\xff" + b"x" * 70_000,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        HELLO[:60] * 9,
+    ],
     ids=["zeros", "an oversized record", "another protocol", "a broken hello"],
 )
 async def test_what_is_not_tls_is_closed_without_ado(
@@ -242,7 +253,9 @@ async def test_a_body_has_a_deadline_over_http1(trickles: bool, jumping_clock: M
     async with serving(h2sse.App(), limits=limits) as served, trio.open_nursery() as nursery:
         stream = await served.secure("http/1.1")
         with between(3, 4):
-            await stream.send_all(b"POST /publish HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\n")
+            await stream.send_all(
+                b"POST /publish HTTP/1.1\r\nHost: h\r\nContent-Length: 99\r\n\r\n"
+            )
             if trickles:
                 nursery.start_soon(trickle, stream, b"x" * 99)
             assert (await read_to_end(stream)).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
@@ -351,13 +364,13 @@ async def test_a_slow_reader_is_not_a_stalled_one(
 ) -> None:
     limits = h2sse.Limits(stall_seconds=3)
     async with serving(h2sse.App(), limits=limits) as served, narrow_client(served) as client:
-        tab = await client.listen("/events?topic=large")
-        for _ in range(10):
-            await fill_socket(served, "large")
-            written = served.server.bytes_sent
-            await trio.sleep(2)
-            await client.read_until(lambda written=written: served.server.bytes_sent > written)  # type: ignore[misc]  # mypy cannot type a lambda's default
-        assert served.app.tabs("large")
+        tab = await client.listen(EVENTS)
+        served.app.publish("a", h2sse.Event(data="x" * 200_000))
+        with between(10, 20):
+            while not tab.messages:
+                size = len(tab.body)
+                await trio.sleep(1)  # and then take a TLS record
+                await client.read_until(lambda size=size: len(tab.body) > size)  # type: ignore[misc]  # mypy cannot type a lambda's default
         assert not tab.over
 
 
@@ -382,7 +395,9 @@ async def test_a_flood_of_pings_from_one_who_does_not_read_is_not_read(
         served.app.publish("a", h2sse.Event(data="x"))
         await other.heard(1, tab)
         # Once it reads, it has every answer.
-        await client.read_until(lambda: client.frames and client.frames[-1].payload == flood[-1][9:])
+        await client.read_until(
+            lambda: client.frames and client.frames[-1].payload == flood[-1][9:]
+        )
         answers = [each.payload for each in client.frames if each.kind == PING]
         assert answers == [each[9:] for each in flood]
 

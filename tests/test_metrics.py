@@ -40,6 +40,11 @@ class FakeServer:
             reasons={f'of {base} "\\\n': base, "of both": base},
         )
 
+    running = False
+
+    def run_backgrounds(self) -> None:
+        raise AssertionError("it is only counted")
+
     def statistics(self) -> ServerStatistics:
         return self._statistics
 

@@ -703,6 +703,52 @@ async def test_a_handler_whose_client_left_is_cancelled(no_ticks: None, leave: L
             await cancelled.wait()
 
 
+async def test_a_handler_whose_http1_client_left_is_cancelled(no_ticks: None) -> None:
+    app = h2sse.App()
+    came, cancelled = trio.Event(), trio.Event()
+
+    @app.get("/slow")
+    async def slow(_: h2sse.Request) -> h2sse.Response:
+        came.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with serving(app) as served, text_client(served) as client:
+        await client.get("/slow")
+        with trio.fail_after(PATIENCE_SECONDS):
+            await came.wait()
+            await trio.aclose_forcefully(client.transport)
+            await cancelled.wait()
+
+
+@each_way_to_leave
+async def test_a_handler_that_ends_after_its_client_left_opens_no_tab(leave: Leaving) -> None:
+    app = h2sse.App()
+    came, go_on, ended = trio.Event(), trio.Event(), trio.Event()
+
+    @app.stream("/slow")
+    async def slow(_: h2sse.Request) -> h2sse.Subscribe:
+        came.set()
+        with trio.CancelScope(shield=True):
+            await go_on.wait()
+        ended.set()
+        return h2sse.Subscribe("a")
+
+    async with serving(app) as served, served.client() as client:
+        await client.open_stream("/slow")
+        with trio.fail_after(PATIENCE_SECONDS):
+            await came.wait()
+        await leave(client)
+        await until(lambda: not served.server.statistics().connections["h2"] or leave is by_reset)
+        go_on.set()
+        with trio.fail_after(PATIENCE_SECONDS):
+            await ended.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        assert nothing_is_left(served)
+
+
 async def test_a_handler_may_publish() -> None:
     app = h2sse.App()
 

@@ -156,15 +156,19 @@ def _is_number(value: object) -> bool:
 
 
 # What a browser sends as Origin: no default port, hosts in punycode.
-_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?").fullmatch
-_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
+_ORIGIN = re.compile(
+    r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::(?P<port>[1-9][0-9]{0,4}))?"
+).fullmatch
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def _check_origin(origin: str) -> None:
     if origin == "*":
         return
     scheme = origin.partition(":")[0]
-    if not _ORIGIN(origin) or origin.endswith(_DEFAULT_PORTS.get(scheme, " ")):
+    found = _ORIGIN(origin)
+    port = int(found["port"] or 0) if found else 0
+    if not found or port == _DEFAULT_PORTS[scheme] or port > 65535:
         raise ConfigError(
             f"cors_origins: {origin!r} is not an origin as browsers send it; write it like"
             " https://app.example:8443, in lower case, without path, slash or default port"

@@ -121,6 +121,7 @@ async def test_a_handshake_has_a_deadline(said: bytes, jumping_clock: MockClock)
             assert (await client.fetch("/healthz")).status == 200
 
 
+BEGINNING = PREFACE + settings_frame({})
 SECTION = frame(HEADERS, END_STREAM, 1, hpack.Encoder().encode([(":method", "GET")]))
 
 
@@ -172,7 +173,7 @@ async def test_a_first_request_has_a_deadline_over_http1(
 async def test_a_trickle_does_not_move_the_deadline(
     protocol: str, jumping_clock: MockClock
 ) -> None:
-    slow = PREFACE + settings_frame({}) if protocol == "h2" else b"GET / HTTP/1.1\r\nHost: hhhh\r\n"
+    slow = BEGINNING if protocol == "h2" else b"GET / HTTP/1.1\r\nHost: hhhh\r\n"
     limits = h2sse.Limits(request_seconds=3)
     async with serving(h2sse.App(), limits=limits) as served, trio.open_nursery() as nursery:
         stream = await served.secure(protocol)
@@ -242,7 +243,7 @@ async def test_a_body_has_a_deadline_over_http2(trickles: bool, jumping_clock: M
 
 
 async def _trickle_frames(client: RawClient, stream: Stream) -> None:
-    while not stream.over:  # noqa: ASYNC110 - it paces what is sent
+    while not stream.over:
         await client.send(frame(DATA, 0, stream.id, b"x"))
         await trio.sleep(0.5)
 
@@ -441,25 +442,27 @@ async def test_a_tab_without_window_delays_no_other_and_resumes_in_full() -> Non
     """It is ended at its bound, by END_STREAM, and its id brings the rest, each event once."""
     app = h2sse.App()
     limits = h2sse.Limits(tab_backlog_bytes=8 * 1024)
-    async with serving(app, limits=limits) as served:
-        async with served.client(settings={INITIAL_WINDOW_SIZE: 400}) as client:
-            await client.send(OPEN_CONNECTION)
-            stalled, *others = [await client.listen(EVENTS) for _ in range(21)]
-            await client.send(*(window_update(each.id, MAX_WINDOW - 400) for each in others))
-            for count in range(1, 201):
-                app.publish("a", h2sse.Event(data=f"{count} " + "x" * 100))
-                # Each event, before the next is published.
-                await client.heard(count, *others)
-            assert stalled.ended
-            assert stalled.reset is None
-            assert stalled.window == 0
-            assert served.server.statistics().overflowed == 1
-            assert len(app.tabs("a")) == 20
-            had = stalled.messages
-            again = await client.open_stream(EVENTS, ("last-event-id", had[-1].last_event_id))
-            await client.send(window_update(again.id, MAX_WINDOW - 400))
-            await client.heard(200 - len(had), again)
-            assert had + again.messages == others[0].messages
+    async with (
+        serving(app, limits=limits) as served,
+        served.client(settings={INITIAL_WINDOW_SIZE: 400}) as client,
+    ):
+        await client.send(OPEN_CONNECTION)
+        stalled, *others = [await client.listen(EVENTS) for _ in range(21)]
+        await client.send(*(window_update(each.id, MAX_WINDOW - 400) for each in others))
+        for count in range(1, 201):
+            app.publish("a", h2sse.Event(data=f"{count} " + "x" * 100))
+            # Each event, before the next is published.
+            await client.heard(count, *others)
+        assert stalled.ended
+        assert stalled.reset is None
+        assert stalled.window == 0
+        assert served.server.statistics().overflowed == 1
+        assert len(app.tabs("a")) == 20
+        had = stalled.messages
+        again = await client.open_stream(EVENTS, ("last-event-id", had[-1].last_event_id))
+        await client.send(window_update(again.id, MAX_WINDOW - 400))
+        await client.heard(200 - len(had), again)
+        assert had + again.messages == others[0].messages
 
 
 # -- the last word

@@ -258,9 +258,9 @@ def test_an_empty_text_takes_a_file_back(tmp_path: Path) -> None:
         (
             'cors_origins = ["https://a.example/"]',
             (
-                "cors_origins in FILE: 'https://a.example/' is not an origin as browsers send it; write"
-                " it like https://app.example:8443, in lower case, without path, slash or default"
-                " port"
+                "cors_origins in FILE: 'https://a.example/' is not an origin as browsers send it;"
+                " write it like https://app.example:8443, in lower case, without path, slash or"
+                " default port"
             ),
         ),
         ("tls.directory = 1", "tls.directory in FILE must be a path, not 1"),

@@ -210,7 +210,10 @@ class Connection:
                         raise
                 continue
             except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(sock)
+                if self._unblocked is not None:
+                    await self._unblocked.wait()  # two tasks may not wait for one socket
+                else:
+                    await trio.lowlevel.wait_writable(sock)
                 continue
             except ssl.SSLEOFError:
                 data = b""  # without close_notify: browsers end so
@@ -224,6 +227,7 @@ class Connection:
     async def _linger(self) -> None:
         """Write what is left, say the last word, and see that it arrives."""
         sock = self._sock
+        self._leave_all()
         while not self._peer_left and (self._offered or self._unblocked is not None):
             # The peer may be slow: `stall_seconds` bounds that, in `expire`.
             if self._unblocked is not None:
@@ -232,7 +236,6 @@ class Connection:
             await trio.lowlevel.checkpoint()
         if self._peer_left or sock.fileno() < 0:
             return
-        self._leave_all()
         assert isinstance(sock, ssl.SSLSocket)
         with contextlib.suppress(ssl.SSLError):
             sock.unwrap()  # sends close_notify; the peer's is not waited for

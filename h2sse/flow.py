@@ -360,6 +360,7 @@ class Flow:
     """All DATA of one connection: who is ready, whose turn it is, and the bounds."""
 
     __slots__ = (
+        "dropped",
         "events",
         "finished",
         "limits",
@@ -377,6 +378,7 @@ class Flow:
         self.limits = limits
         self.outflows: dict[int, Outflow] = {}
         self.turns: deque[_Source] = deque()
+        self.dropped = 0  # entries of `turns` whose stream is gone
         self.queued = 0
         # Streams with something to send and no window, and since when.
         self.stalled: dict[Outflow, float] = {}
@@ -399,6 +401,15 @@ class Flow:
             outflow.lane.remove(outflow)
         outflow.clear()
         self.stalled.pop(outflow, None)
+        if outflow.ready:
+            outflow.ready = False
+            self.dropped += 1
+            if 2 * self.dropped > len(self.turns):
+                # Behind a closed window no turn comes, however many streams come and go.
+                live = [each for each in self.turns if each.ready]
+                self.turns.clear()
+                self.turns.extend(live)
+                self.dropped = 0
 
     def make_ready(self, source: _Source) -> None:
         """It has something to send, and its turn is to come."""
@@ -411,6 +422,9 @@ class Flow:
         turns, machine = self.turns, self.machine
         while turns and budget > 0 and machine.outbound_flow_control_window > 0:
             source = turns.popleft()
+            if not source.ready:
+                self.dropped -= 1
+                continue
             budget -= source.serve(out, budget if not turns else min(budget, TURN_BYTES))
 
     def finish(self, outflow: Outflow) -> None:

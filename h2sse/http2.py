@@ -97,7 +97,7 @@ class Http2:
         "_deadline",
         "_draining",
         "_events",
-        "_faults",
+        "_fault",
         "_flow",
         "_idle_since",
         "_last_word",
@@ -129,7 +129,7 @@ class Http2:
         self._bodies: dict[int, _Body] = {}
         self._body_bytes = 0
         self._continuations: int | None = None  # amid a header section: how many so far
-        self._faults: dict[int, ErrorCodes] = {}
+        self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
         self._events: list[WireEvent] = []
         self._draining = False
@@ -221,6 +221,9 @@ class Http2:
             self._priority(frame, stream, now)
         elif kind == _GOAWAY:
             self._goaway(frame, stream)
+        elif kind == _DATA:
+            self._feed(frame, now)
+            self._machine.forgive(stream)
         elif kind <= _CONTINUATION:
             self._feed(frame, now)
         # else: a frame of an extension, ignored (RFC 9113 5.5)
@@ -253,15 +256,16 @@ class Http2:
     # -- frames that need a look before h2's
 
     def _headers(self, frame: bytes, flags: int, stream: int, now: float) -> None:
+        self._fault = None
         if flags & _PRIORITY_FLAG:
             at = _HEAD_BYTES + bool(flags & _PADDED)
             if int.from_bytes(frame[at : at + 4], "big") & _MAX_STREAM == stream:
                 frame = frame[:at] + bytes(4) + frame[at + 4 :]
-                self._faults[stream] = ErrorCodes.PROTOCOL_ERROR
+                self._fault = ErrorCodes.PROTOCOL_ERROR
         if stream in self._machine.streams and not flags & _END_STREAM:
             # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
             frame = frame[:4] + bytes((flags | _END_STREAM,)) + frame[5:]
-            self._faults[stream] = ErrorCodes.PROTOCOL_ERROR
+            self._fault = ErrorCodes.PROTOCOL_ERROR
         if not flags & _END_HEADERS:
             self._continuations = 0
         self._feed(frame, now)
@@ -362,9 +366,8 @@ class Http2:
     def _opened(self, stream: int, ended: bool, now: float) -> None:
         self._idle_since = None
         self.statistics.requests += 1
-        fault = self._faults.pop(stream, None)
-        if fault is not None:
-            self._reset(stream, fault, "stream depends on itself")
+        if self._fault is not None:
+            self._reset(stream, self._fault, "stream depends on itself")
             return
         if self._draining or len(self._machine.streams) > self._limits.max_concurrent_streams:
             # No handler has seen it, so the browser may send it again (RFC 9113 8.7).
@@ -423,10 +426,9 @@ class Http2:
         self._request(stream, body.head, bytes(body.data))
 
     def _trailers(self, stream: int) -> None:
-        fault = self._faults.pop(stream, None)
         malformed = read_trailers(self._machine.sections.section)
-        if fault is not None:
-            self._reset(stream, fault, "trailers without END_STREAM")
+        if self._fault is not None:
+            self._reset(stream, self._fault, "trailers without END_STREAM")
         elif malformed is not None:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, malformed.reason)
 
@@ -509,7 +511,7 @@ class Http2:
         return events
 
     def take_output(self) -> bytes:
-        control = self._machine.data_to_send()
+        control = self._machine.take()
         flow = self._flow
         if not flow.turns or self._closed:
             return control
@@ -541,7 +543,9 @@ class Http2:
                     self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
                 else:
                     flow.overflow(outflow)
-        if flow.turns and self._machine.outbound_flow_control_window <= 0:
+        if not flow.queued or self._machine.outbound_flow_control_window > 0:
+            self._window_closed_since = None
+        else:
             if self._window_closed_since is None:
                 self._window_closed_since = now
             elif now >= self._window_closed_since + limits.stall_seconds:
@@ -612,7 +616,6 @@ class Http2:
             self.statistics.resets_sent += 1
         self._flow.drop(stream)
         self._drop_body(stream)
-        self._faults.pop(stream, None)
         machine.forget(stream)
         self._recent[stream] = h2_stream.outbound_flow_control_window
         if len(self._recent) > CLOSED_STREAMS:

@@ -6,6 +6,7 @@ Deadlines are awaited on a clock that jumps (conftest.py), so `between` holds th
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import random
 import socket
@@ -45,6 +46,7 @@ from trio.testing import MockClock
 
 import h2sse
 import h2sse.server
+from h2sse.flow import Outflow
 
 EVENTS = "/events?topic=a"
 NO_ERROR, CANCEL, ENHANCE_YOUR_CALM = 0, 8, 11
@@ -169,15 +171,23 @@ async def test_a_first_request_has_a_deadline_over_http1(
         await trio.aclose_forcefully(stream)
 
 
-@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+@pytest.mark.parametrize(
+    ("protocol", "said", "slow"),
+    [
+        ("h2", b"", PREFACE),
+        ("h2", BEGINNING, SECTION),
+        ("http/1.1", b"GET / HTTP/1.1\r\n", b"Host: h\r\nAccept: */*\r\n"),
+    ],
+    ids=["preface", "frame", "http/1.1"],
+)
 async def test_a_trickle_does_not_move_the_deadline(
-    protocol: str, jumping_clock: MockClock
+    protocol: str, said: bytes, slow: bytes, jumping_clock: MockClock
 ) -> None:
-    slow = BEGINNING if protocol == "h2" else b"GET / HTTP/1.1\r\nHost: hhhh\r\n"
     limits = h2sse.Limits(request_seconds=3)
     async with serving(h2sse.App(), limits=limits) as served, trio.open_nursery() as nursery:
         stream = await served.secure(protocol)
         with between(3, 4):
+            await stream.send_all(said)
             nursery.start_soon(trickle, stream, slow)
             await read_to_end(stream)
         await trio.aclose_forcefully(stream)
@@ -237,7 +247,7 @@ async def test_a_body_has_a_deadline_over_http2(trickles: bool, jumping_clock: M
         await client.settle()
         # RFC 9113 8.1: the answer is whole, and the rest of the request is not wanted.
         resets = [each.code for each in stream.frames if each.kind == RST_STREAM]
-        assert (stream.ended, resets[0]) == (True, NO_ERROR)
+        assert (stream.ended, resets) == (True, [NO_ERROR])
         served.app.publish("a", h2sse.Event(data="x"))
         await client.heard(1, tab)
 
@@ -438,6 +448,48 @@ async def test_a_connection_window_closed_for_too_long_ends_the_connection(
         assert client.frames[-1].code == ENHANCE_YOUR_CALM
 
 
+async def test_a_connection_window_may_stay_closed_when_nothing_waits(
+    jumping_clock: MockClock,
+) -> None:
+    limits = h2sse.Limits(stall_seconds=3)
+    async with (
+        serving(h2sse.App(), limits=limits) as served,
+        served.client(settings=OPEN_WINDOWS) as client,
+    ):
+        await close_window(served, client)
+        await trio.sleep(10)
+        await client.send(OPEN_CONNECTION)
+        assert (await client.fetch("/healthz")).status == 200
+
+
+async def test_streams_behind_a_closed_window_leave_nothing_when_they_go() -> None:
+    """No turn comes to them, so nothing that is theirs may wait for one."""
+    async with (
+        serving(h2sse.App()) as served,
+        served.client(settings=OPEN_WINDOWS) as client,
+    ):
+        await close_window(served, client)
+        for _ in range(5):
+            opened = [client.request(EVENTS) for _ in range(100)]
+            await client.send(*(data for _, data in opened))
+            await client.answered(*(stream for stream, _ in opened))
+            await client.send(*(reset(stream.id) for stream, _ in opened))
+            await client.settle()
+        assert served.app.hub.statistics().tabs == 0
+        gc.collect()
+        left = [each for each in gc.get_objects() if isinstance(each, Outflow)]
+        assert len(left) < 10
+
+
+async def close_window(served: Served, client: RawClient) -> None:
+    """Take the connection's window up with a tab that then goes."""
+    tab = await client.listen("/events?topic=large")
+    served.app.publish("large", h2sse.Event(data="x" * 100_000))
+    await client.read_until(lambda: client.window == 0)
+    await client.send(reset(tab.id))
+    await client.settle()
+
+
 async def test_a_tab_without_window_delays_no_other_and_resumes_in_full() -> None:
     """It is ended at its bound, by END_STREAM, and its id brings the rest, each event once."""
     app = h2sse.App()
@@ -479,6 +531,18 @@ async def test_the_last_word_arrives_though_the_peer_goes_on_talking() -> None:
         assert client.frames[-1].last_stream == tab.id
         # By then it has left already, and its handlers and tabs with it.
         assert not served.app.tabs("a")
+
+
+async def test_a_connection_in_error_holds_no_tab_though_its_socket_is_full(
+    small_buffers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2sse.server, "TICK_SECONDS", 3600)
+    async with serving(h2sse.App()) as served, narrow_client(served) as client:
+        await client.listen(EVENTS)
+        await fill_socket(served, "a")
+        assert len(served.app.tabs("a")) == 1
+        await client.send(frame(DATA, 0, 0, b"DATA on no stream is a connection error"))
+        await until(lambda: not served.app.tabs("a"))
 
 
 # -- acceptance: tabs that come and go

@@ -71,7 +71,7 @@ class Outflow:
         self.h2 = h2_stream
         self.id = h2_stream.stream_id.to_bytes(4, "big")
         self.lane: Lane | None = None
-        self.queue: deque[bytes] | None = deque()
+        self.queue: list[bytes] | None = []
         self.queued = 0
         self.offset = 0
         self.ready = False
@@ -148,7 +148,7 @@ class Outflow:
         self.queued -= size
         flow.queued -= size
         if size == left:
-            queue.popleft()
+            queue.pop(0)
             self.offset = 0
         else:
             self.offset += size
@@ -199,7 +199,7 @@ class Lane:
         self.ids: list[bytes] = []
         self.limits: dict[bytes, int] = {}
         self.apart: dict[bytes, Outflow] = {}
-        self.queue: deque[bytes] = deque()
+        self.queue: list[bytes] = []
         self.queued = 0
         self.sent = 0
         self.floor = 0
@@ -287,11 +287,10 @@ class Lane:
         del self.ids[place]
         del self.limits[outflow.id]
         self.place -= served
-        outflow.queue = deque()
+        outflow.queue = []
         self.apart[outflow.id] = outflow
         if keep and self.queue:
-            rest = list(self.queue)
-            for payload in rest[1:] if served else rest:
+            for payload in self.queue[served:]:
                 outflow.push(payload)
         if not self.ids:
             self._reset()
@@ -340,7 +339,7 @@ class Lane:
         self.floor = min(self.limits.values(), default=0)
 
     def _next_piece(self) -> None:
-        size = len(self.queue.popleft())
+        size = len(self.queue.pop(0))
         self.sent += size
         self.queued -= size
         self.flow.queued -= size

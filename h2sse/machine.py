@@ -104,6 +104,24 @@ def _newest(entries: deque[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:
 
 
 @final
+class _Values(list[int]):
+    """What h2 keeps a setting's values in, for a tenth of a deque's 760 bytes."""
+
+    __slots__ = ()
+
+    def popleft(self) -> int:
+        return self.pop(0)
+
+
+def _compact(settings: Settings) -> None:
+    # Sixteen deques were a third of a connection's memory.
+    kept: dict[SettingCodes | int, Any] = settings._settings  # noqa: SLF001
+    for code in SettingCodes:
+        # None stands for "not set yet", as h2 itself has it.
+        kept[code] = _Values(kept.get(code, (None,)))
+
+
+@final
 class Machine(H2Connection):
     """h2, without its two scans of all streams: finished ones are taken out one by one."""
 
@@ -127,6 +145,8 @@ class Machine(H2Connection):
                 SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_list_bytes,
             },
         )
+        _compact(self.local_settings)
+        _compact(self.remote_settings)
         self.decoder = self.sections = FieldDecoder(limits)
         self.encoder = FieldEncoder()
         # h2 would allow 16 MB until the peer acknowledges our SETTINGS.

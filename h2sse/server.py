@@ -244,9 +244,8 @@ class Server:
             logger.exception("a task of a connection failed")
 
     @staticmethod
-    def _failed(connection: Connection) -> None:
-        # Ours, and one connection's: never the listener's, nor another's.
-        logger.exception("connection %d failed", connection.number)
+    def _failed(connection: Connection, error: Exception) -> None:
+        logger.error("connection %d failed", connection.number, exc_info=error)
         connection.abort()
 
     def to_flush(self, connection: Connection) -> None:
@@ -334,8 +333,8 @@ class Server:
                 for connection in batch[start : start + _FLUSH_SLICE]:
                     try:
                         connection.flush()
-                    except Exception:
-                        self._failed(connection)
+                    except Exception as error:  # noqa: BLE001 - it stays that connection's
+                        self._failed(connection, error)
                 await trio.lowlevel.checkpoint()
             self.app.flushed(began)
 
@@ -348,8 +347,8 @@ class Server:
                 try:
                     connection.expire(self.now())
                     self._beat(connection)
-                except Exception:
-                    self._failed(connection)
+                except Exception as error:  # noqa: BLE001 - it stays that connection's
+                    self._failed(connection, error)
                 if self.now() - turn > _SLICE_SECONDS:
                     await trio.lowlevel.checkpoint()
                     turn = self.now()

@@ -13,6 +13,7 @@ import h2
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.settings import SettingCodes
 from h2.stream import H2Stream
 from hpack import Decoder, Encoder
 from hpack.table import HeaderTable
@@ -126,6 +127,8 @@ def test_the_hooks_into_h2_are_where_they_were() -> None:
     assert isinstance(machine.streams, dict)
     assert isinstance(machine._data_to_send, bytearray)
     assert isinstance(machine._closed_streams, dict)
+    assert set(machine.local_settings._settings) == set(SettingCodes)
+    assert SettingCodes.MAX_CONCURRENT_STREAMS not in machine.remote_settings
     assert isinstance(inspect.getattr_static(H2Connection, "open_inbound_streams"), property)
     assert "self.open_inbound_streams" in inspect.getsource(H2Connection._receive_headers_frame)
     assert "self.decoder" in inspect.getsource(H2Connection._receive_headers_frame)

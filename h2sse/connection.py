@@ -203,11 +203,7 @@ class Connection:
             try:
                 data = sock.recv(READ_BYTES)
             except ssl.SSLWantReadError:
-                try:
-                    await trio.lowlevel.wait_readable(sock)
-                except trio.ClosedResourceError:
-                    if not wire.closed:
-                        raise
+                await self._readable(sock, wire)
                 continue
             except ssl.SSLWantWriteError:
                 if self._unblocked is not None:
@@ -221,8 +217,20 @@ class Connection:
             server.bytes_received += len(data)
             self._act(wire.receive(data, server.now()))
             self.flush()
-            if data and sock.pending():
+            if sock.pending():
                 await trio.lowlevel.checkpoint()
+            elif data:
+                # SSL_read takes one record at a time off the socket, so with nothing pending there
+                # is nothing in the TLS layer, and asking it again would only cost an exception.
+                await self._readable(sock, wire)
+
+    async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
+        try:
+            if not wire.closed:
+                await trio.lowlevel.wait_readable(sock)
+        except trio.ClosedResourceError:
+            if not wire.closed:
+                raise
 
     async def _linger(self) -> None:
         """Write what is left, say the last word, and see that it arrives."""
@@ -252,10 +260,12 @@ class Connection:
                 self._server.count("socket full for stall_seconds")
                 self.abort()
         elif self._wire is not None and not self._wire.closed:
-            self._act(self._wire.expire(now))
+            events = self._wire.expire(now)
+            self._act(events)
             if self._ending:
                 self.end_streams()
-            self.flush()
+            if events or self._wire.unsent or self._wire.closed:
+                self.flush()
 
     def drain(self) -> None:
         """Say that no new requests will be served; the streams are ended a round trip later."""

@@ -225,6 +225,8 @@ class Connection:
                 await self._readable(sock, wire)
 
     async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
+        if sock.fileno() < 0:
+            raise trio.ClosedResourceError  # writing has found it broken
         try:
             if not wire.closed:
                 await trio.lowlevel.wait_readable(sock)

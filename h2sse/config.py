@@ -76,6 +76,10 @@ class Limits:
     # reading from it.
     unsent_control_bytes: int = 256 * 1024
 
+    # What the kernel may hold of a connection beyond what is on its way (TCP_NOTSENT_LOWAT): else
+    # 4 MB of backlog would stand before the answer to a PING, and in memory.
+    unsent_kernel_bytes: int = 128 * 1024
+
     # -- what a topic remembers, so that tabs can resume
 
     history_events: int = 1_000

@@ -300,6 +300,10 @@ class Server:
             return
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):  # Linux and macOS have it
+            sock.setsockopt(
+                socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limits.unsent_kernel_bytes
+            )
         connection = Connection(self, sock, peer, next(self._numbers))
         self._connections[connection] = None
         self._addresses[peer] += 1

@@ -19,14 +19,21 @@ shared by all connections: fan-out to one more stream is an append to a list.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from enum import Enum, auto
-from http import HTTPStatus
 from typing import TYPE_CHECKING, final
 
 import h11
 
-from .errors import LocalError, RemoteError
+from .errors import RemoteError
+from .http1_heads import (
+    Exchange,
+    content_length,
+    end_to_end,
+    read_request,
+    remote_error,
+    response_head,
+    too_large,
+)
 from .wire import (
     Drained,
     Fields,
@@ -53,21 +60,12 @@ PIECE_BYTES = 64 * 1024
 # Early requests that wait for the answer before them.  Browsers send none, load tools a few KB.
 UNREAD_BYTES = 64 * 1024
 
-_REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
-# Ours to say, whatever the application says (RFC 9110 7.6.1, 8.6).
-_FRAMING_FIELDS = frozenset(
-    (b"connection", b"content-length", b"keep-alive", b"transfer-encoding", b"upgrade")
-)
 _NO_CONTENT = frozenset((204, 304))  # RFC 9110 6.4.1
 _LAST_CHUNK = b"0\r\n\r\n"
 
 # Where h11 would end a header section; the bare LF among these is then refused.
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _BARE_OR_FOLDED = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
-_NOT_ASCII = re.compile(rb"[\x80-\xff]")
-# RFC 3986 3.2.2 and 3.2.3: an address in brackets or a name, then perhaps a port.
-_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[-A-Za-z0-9._~%!$&'()*+,;=]*)(?::[0-9]*)?")
-_ABSOLUTE = re.compile(rb"([A-Za-z][-A-Za-z0-9+.]*)://([^/?]+)(.*)")
 
 
 class _State(Enum):
@@ -90,21 +88,6 @@ _NEXT = {
 
 # `_queue_payload` is hot, and looking an enum's member up costs 0.1 us.
 _STREAM = _State.STREAM
-
-
-@dataclass(slots=True)
-class _Exchange:
-    """A request from its header section to its answer, and the machine that follows it."""
-
-    machine: h11.Connection
-    request: h11.Request
-    authority: str
-    path: str
-    query: str
-    chunked: bool
-    body: bytearray = field(default_factory=bytearray)
-    fed: int = 0  # bytes given to the machine after the header section
-    tail: bytes = b""  # the last four of them
 
 
 @final
@@ -150,7 +133,7 @@ class Http1:
         self._now = now  # the latest we were told
         self._draining = False
         self._unread = b""
-        self._exchange: _Exchange | None = None
+        self._exchange: Exchange | None = None
         self._stream = 0  # the number of the latest request
         self._events: tuple[WireEvent, ...] = ()
         # Heads and whole answers, then the payloads of the event stream (lists: an empty deque is
@@ -291,9 +274,9 @@ class Http1:
         head = unread[:size]
         if _BARE_OR_FOLDED.search(head):
             raise RemoteError("a bare CR or LF, or a folded line, in the header section")
-        self._exchange = _begin(head)
-        if _content_length(self._exchange.request) > limits.body_bytes:
-            raise _too_large(limits)
+        self._exchange = read_request(head)
+        if content_length(self._exchange.request) > limits.body_bytes:
+            raise too_large(limits)
         self._unread = unread[size:]
         self._become(_State.BODY)
 
@@ -306,11 +289,11 @@ class Http1:
             try:
                 event = machine.next_event()
             except h11.RemoteProtocolError as error:
-                raise _remote_error(error) from None
+                raise remote_error(error) from None
             if isinstance(event, h11.Data):
                 body += event.data
                 if len(body) > self._limits.body_bytes:
-                    raise _too_large(self._limits)
+                    raise too_large(self._limits)
             elif isinstance(event, h11.EndOfMessage):
                 break
             elif self._unread:
@@ -324,7 +307,7 @@ class Http1:
                     raise RemoteError("the body's chunks are mostly framing", status=413)
                 if machine.they_are_waiting_for_100_continue:
                     go_on = h11.InformationalResponse(
-                        status_code=100, headers=[], reason=_REASONS[100]
+                        status_code=100, headers=[], reason=b"Continue"
                     )
                     self._output.append(machine.send(go_on))
                 return
@@ -385,7 +368,7 @@ class Http1:
             return
         # HTTP/1.0 knows no chunks: there the stream lasts until the connection ends.
         self._chunked = exchange.request.http_version >= b"1.1"
-        head = _head(200, (*_end_to_end(fields), (b"connection", b"close")))
+        head = response_head(200, (*end_to_end(fields), (b"connection", b"close")))
         self._output.append(exchange.machine.send(head) + self._frame(first))
         self._undrained = 0
         self._exchange = None
@@ -397,7 +380,7 @@ class Http1:
         if stream == self._stream and self._state in (_State.ANSWER, _State.STREAM):
             self._end()
 
-    def _unanswered(self, stream: int) -> _Exchange | None:
+    def _unanswered(self, stream: int) -> Exchange | None:
         if stream == self._stream and self._state is _State.ANSWER:
             return self._exchange
         return None
@@ -405,13 +388,13 @@ class Http1:
     def _write(
         self, machine: h11.Connection, response: Response, *, head: bool, close: bool
     ) -> None:
-        fields = _end_to_end(response.fields)
+        fields = end_to_end(response.fields)
         # HEAD for an event stream has an empty body, of which GET would send more: no length.
         if response.status not in _NO_CONTENT and (response.body or not head):
             fields.append((b"content-length", b"%d" % len(response.body)))
         if close:
             fields.append((b"connection", b"close"))
-        self._output.append(machine.send(_head(response.status, fields)))
+        self._output.append(machine.send(response_head(response.status, fields)))
         if response.body and not head and response.status not in _NO_CONTENT:
             self._output.append(machine.send(h11.Data(data=response.body)))
 
@@ -543,105 +526,3 @@ def _chunk(payload: bytes) -> bytes:
         chunk = b"%x\r\n%b\r\n" % (len(payload), payload)
         _framed = (payload, chunk)
     return chunk
-
-
-# -- reading a header section
-
-
-def _begin(head: bytes) -> _Exchange:
-    """Parse a whole header section.  Raises RemoteError if it may not be served."""
-    line, line_end, rest = head.partition(b"\r\n")
-    machine = h11.Connection(h11.SERVER)
-    machine.receive_data(_ascii(line) + line_end + rest)
-    try:
-        request = machine.next_event()
-    except h11.RemoteProtocolError as error:
-        raise _remote_error(error) from None
-    assert isinstance(request, h11.Request)
-    authority, path, query = _target(request, line.split(b" ")[1])
-    return _Exchange(
-        machine=machine,
-        request=request,
-        authority=authority,
-        path=path,
-        query=query,
-        chunked=_is_chunked(request),
-    )
-
-
-def _ascii(line: bytes) -> bytes:
-    """A request line as h11 takes it: curl sends UTF-8 as it was typed, and so may others."""
-    method, space, rest = line.partition(b" ")
-    return method + space + _NOT_ASCII.sub(b"?", rest)
-
-
-def _is_chunked(request: h11.Request) -> bool:
-    """Whether the body is chunked.  Raises RemoteError where that is in doubt (RFC 9112 6.1)."""
-    names = {name for name, _ in request.headers}
-    if b"transfer-encoding" not in names:
-        return False
-    if request.http_version < b"1.1":
-        raise RemoteError("HTTP/1.0 has no Transfer-Encoding")
-    if b"content-length" in names:
-        raise RemoteError("Content-Length beside Transfer-Encoding")
-    return True
-
-
-def _content_length(request: h11.Request) -> int:
-    return next((int(value) for name, value in request.headers if name == b"content-length"), 0)
-
-
-def _target(request: h11.Request, target: bytes) -> tuple[str, str, str]:
-    """Authority, path and query (RFC 9112 3.2).  Raises RemoteError for any other target."""
-    if not b"1.0" <= request.http_version < b"2.0":
-        raise RemoteError("this connection speaks HTTP/1.1", status=505)
-    if request.method == b"CONNECT":
-        raise RemoteError("this is not a proxy", status=501)
-    authority = next((value for name, value in request.headers if name == b"host"), None)
-    if authority is None:
-        if request.http_version > b"1.0":
-            raise RemoteError("Host is missing")
-        authority = b""
-    if absolute := _ABSOLUTE.fullmatch(target):
-        scheme, authority, target = absolute.groups()
-        if scheme.lower() != b"https":
-            raise RemoteError("only https is served here", status=421)
-        if not target.startswith(b"/"):
-            target = b"*" if request.method == b"OPTIONS" and not target else b"/" + target
-    if not _HOST.fullmatch(authority):
-        raise RemoteError("Host is not host[:port]")
-    if b"#" in target or (
-        not target.startswith(b"/") and (target, request.method) != (b"*", b"OPTIONS")
-    ):
-        raise RemoteError("the request target is not a path")
-    try:
-        path, _, query = target.decode().partition("?")
-    except UnicodeDecodeError:
-        raise RemoteError("the request target is neither ASCII nor UTF-8") from None
-    return authority.decode(), path, query
-
-
-def _remote_error(error: h11.RemoteProtocolError) -> RemoteError:
-    # What follows is the offending line as a repr, of any length.
-    message = str(error).partition(": bytearray(")[0]
-    return RemoteError(message, status=error.error_status_hint)
-
-
-def _too_large(limits: Limits) -> RemoteError:
-    return RemoteError(f"the body is over {limits.body_bytes} bytes", status=413)
-
-
-# -- writing a header section
-
-
-def _end_to_end(fields: Fields) -> list[tuple[bytes, bytes]]:
-    return [each for each in fields if each[0] not in _FRAMING_FIELDS]
-
-
-def _head(status: int, fields: Fields) -> h11.Response:
-    try:
-        return h11.Response(
-            status_code=status, headers=list(fields), reason=_REASONS.get(status, b"")
-        )
-    except h11.LocalProtocolError as error:
-        raise LocalError(f"bad response field: {error}") from error

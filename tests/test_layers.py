@@ -17,7 +17,7 @@ ROOT = Path(h2sse.__file__).parent
 LAYERS: dict[str, set[str]] = {
     "vocabulary": {"errors", "config", "sse", "wire"},
     "core": {
-        *("fields", "flow", "machine", "http1", "http2", "hello"),
+        *("fields", "flow", "machine", "http1", "http1_heads", "http2", "hello"),
         *("history", "hub", "publishing", "app", "pages", "metering", "metrics"),
     },
     "shell": {"tls", "connection", "server"},
@@ -32,7 +32,7 @@ LAYERS: dict[str, set[str]] = {
 PACKAGES: dict[str, set[str]] = {
     "h2": {"http2", "machine", "flow"},
     "hpack": {"machine"},
-    "h11": {"http1"},
+    "h11": {"http1", "http1_heads"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
     "prometheus_client": {"metrics"},
     "trustme": {"tls"},
@@ -41,7 +41,7 @@ PACKAGES: dict[str, set[str]] = {
 FOR_TYPES_ONLY = {("flow", "h2")}
 
 # A wire knows bytes, not events; the hub knows events, not bytes.  Not even through others.
-WIRES = {"http1", "http2", "machine", "flow", "fields"}
+WIRES = {"http1", "http1_heads", "http2", "machine", "flow", "fields"}
 EVENTS = {"sse", "history", "hub", "publishing", "app"}
 STRANGERS: dict[str, set[str]] = {
     **dict.fromkeys(WIRES, EVENTS),

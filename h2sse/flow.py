@@ -300,35 +300,38 @@ class Lane:
     def serve(self, out: list[bytes], budget: int) -> int:
         """Take one turn: the frames of one piece for as many streams as fit; what they cost."""
         self.ready = False
-        flow = self.flow
-        machine = flow.machine
-        if not self.queue:
+        queue = self.queue
+        if not queue:
             return 0
-        piece = self.queue[0]
+        flow, ids = self.flow, self.ids
+        machine = flow.machine
+        piece = queue[0]
         size = len(piece)
         if not self.place and self.sent + size > self.floor:
             self._clear_for(size)
-            if not self.ids:
+            if not ids:
                 return 0
         window = machine.outbound_flow_control_window
-        place = self.place
-        count = min(len(self.ids) - place, max(1, budget // (size + HEAD_BYTES)), window // size)
-        if not count:
-            # The connection's window ends within a frame: one stream takes the rest of it.
-            self.take_apart(flow.outflows[int.from_bytes(self.ids[place], "big")])
-            if self.queue:
-                flow.make_ready(self)
-            return 0
+        place, frame = self.place, size + HEAD_BYTES
+        count = len(ids) - place
+        if count * size > window or count * frame > budget:
+            count = min(count, max(1, budget // frame), window // size)
+            if not count:
+                # The connection's window ends within a frame: one stream takes the rest of it.
+                self.take_apart(flow.outflows[int.from_bytes(ids[place], "big")])
+                if queue:
+                    flow.make_ready(self)
+                return 0
         machine.outbound_flow_control_window = window - count * size
-        ids = self.ids if count == len(self.ids) else self.ids[place : place + count]
         head = size.to_bytes(3, "big") + b"\0\0"
-        out += (head, (piece + head).join(ids), piece)
+        part = ids if count == len(ids) else ids[place : place + count]
+        out += (head, (piece + head).join(part), piece)
         self.place = place + count
-        if self.place == len(self.ids):
+        if self.place == len(ids):
             self._next_piece()
-        if self.queue:
+        if queue:
             flow.make_ready(self)
-        return count * (size + HEAD_BYTES)
+        return count * frame
 
     def _clear_for(self, size: int) -> None:
         """Put those apart whose window is short of `size`, and find the floor again."""

@@ -250,8 +250,9 @@ class Server:
 
     def to_flush(self, connection: Connection) -> None:
         """This connection has output."""
+        if not self._to_flush:
+            self._flushing.set()
         self._to_flush.append(connection)
-        self._flushing.set()
 
     def shook_hands(self, connection: Connection) -> None:
         """TLS stands; the protocol is chosen."""

@@ -500,6 +500,8 @@ class Connection:
                 return True
             self._pending = b""
             self._server.bytes_sent += len(pending)
+            if wire.idle:
+                return True
             budget -= len(pending)
             if budget <= 0:
                 self.offered()

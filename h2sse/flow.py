@@ -324,11 +324,14 @@ class Lane:
                 return 0
         machine.outbound_flow_control_window = window - count * size
         head = size.to_bytes(3, "big") + b"\0\0"
-        part = ids if count == len(ids) else ids[place : place + count]
-        out += (head, (piece + head).join(part), piece)
-        self.place = place + count
-        if self.place == len(ids):
+        if count == len(ids):
+            out += (head, (piece + head).join(ids), piece)
             self._next_piece()
+        else:
+            out += (head, (piece + head).join(ids[place : place + count]), piece)
+            self.place = place + count
+            if self.place == len(ids):
+                self._next_piece()
         if queue:
             flow.make_ready(self)
         return count * frame

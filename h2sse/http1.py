@@ -159,6 +159,11 @@ class Http1:
         return sum(map(len, self._output)) - (self._begun if self._output else 0)
 
     @property
+    def idle(self) -> bool:
+        """True when there is neither output nor an event to take."""
+        return not (self._waiting or self._output or self._events)
+
+    @property
     def last_word(self) -> bool:
         """True after `drain`: the next answer says `connection: close`, and that is all."""
         return self._draining

@@ -147,6 +147,17 @@ class Http2:
         return self._machine.unsent
 
     @property
+    def idle(self) -> bool:
+        flow = self._flow
+        return not (
+            (flow.turns and not self._closed)
+            or flow.events
+            or flow.finished
+            or self._events
+            or self._machine._data_to_send
+        )
+
+    @property
     def last_word(self) -> bool:
         return self._last_word
 
@@ -511,14 +522,12 @@ class Http2:
         return events
 
     def take_output(self) -> bytes:
-        control = self._machine.take()
-        flow = self._flow
-        if not flow.turns or self._closed:
-            return control
-        out = [control] if control else []
-        flow.take(out)
-        if flow.finished:
-            self._reap()
+        machine, flow = self._machine, self._flow
+        out = [machine.data_to_send()] if machine._data_to_send else []
+        if flow.turns and not self._closed:
+            flow.take(out)
+            if flow.finished:
+                self._reap()
         return b"".join(out)
 
     # -- ends

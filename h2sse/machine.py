@@ -165,10 +165,6 @@ class Machine(H2Connection):
         if gone is not None:
             self._closed_streams[stream] = gone.closed_by
 
-    def take(self) -> bytes:
-        """What h2 has framed, in a tenth of the time when it is nothing."""
-        return self.data_to_send() if self._data_to_send else b""
-
     @property
     def unsent(self) -> int:
         """Bytes framed by h2 and not yet taken."""

@@ -285,6 +285,10 @@ class Wire(Protocol):
         """Bytes of answers that wait to be taken, DATA of streams not counted."""
 
     @property
+    def idle(self) -> bool:
+        """True when there is neither output nor an event to take: one look instead of two."""
+
+    @property
     def last_word(self) -> bool:
         """After `drain`: the peer knows that no new requests will be served."""
 

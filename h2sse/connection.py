@@ -50,6 +50,7 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
+        "_aborted",
         "_blocked_since",
         "_calls",
         "_deadline",
@@ -79,6 +80,7 @@ class Connection:
         self._pending = b""
         self._offered = False
         self._ending = False
+        self._aborted = False
         self._peer_left = False
         self._blocked_since: float | None = None
         self._unblocked: trio.Event | None = None
@@ -103,7 +105,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection to its end.  Its faults stay here."""
         try:
-            if self._sock.fileno() < 0:
+            if self._aborted:
                 return  # `drain` came before us
             if await self._handshake():
                 await self._read()
@@ -120,6 +122,7 @@ class Connection:
 
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
+        self._aborted = True
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
@@ -225,7 +228,7 @@ class Connection:
                 await self._readable(sock, wire)
 
     async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
-        if sock.fileno() < 0:
+        if self._aborted:
             raise trio.ClosedResourceError  # writing has found it broken
         try:
             if not wire.closed:
@@ -244,7 +247,7 @@ class Connection:
                 await self._unblocked.wait()
             self.flush()
             await trio.lowlevel.checkpoint()
-        if self._peer_left or sock.fileno() < 0:
+        if self._peer_left or self._aborted:
             return
         assert isinstance(sock, ssl.SSLSocket)
         with contextlib.suppress(ssl.SSLError):
@@ -452,7 +455,10 @@ class Connection:
     def offered(self) -> None:
         if not self._offered:
             self._offered = True
-            self._server.to_flush(self)
+            server = self._server
+            if not server.to_flush:
+                server.flushing.set()
+            server.to_flush.append(self)
 
     # -- out
 
@@ -460,7 +466,7 @@ class Connection:
         """Write what there is, as far as the socket takes it."""
         self._offered = False
         wire = self._wire
-        if wire is None or self._sock.fileno() < 0:
+        if wire is None or self._aborted:
             return
         if self._unblocked is not None:
             # The socket is full; tabs that came to their bound meanwhile are gone all the same.
@@ -470,12 +476,10 @@ class Connection:
             self._unblocked = trio.Event()
             self._blocked_since = self._server.now()
             self._server.spawn(self._unblock, wire)
-        elif wire.closed:
-            self._wake_reader()
 
     def _wake_reader(self) -> None:
         # It waits for input, which may never come, to see that the wire is closed.
-        if self._sock.fileno() >= 0:
+        if not self._aborted:
             trio.lowlevel.notify_closing(self._sock)
 
     def _write(self, wire: Wire) -> bool:
@@ -486,6 +490,8 @@ class Connection:
             if not pending:
                 events = wire.take_events()
                 if not events:
+                    if wire.closed:
+                        self._wake_reader()
                     return True
                 self._act(events)
                 continue
@@ -511,7 +517,7 @@ class Connection:
         """Wait for the socket to drain, and write on."""
         assert self._unblocked is not None
         try:
-            while self._sock.fileno() >= 0:
+            while not self._aborted:
                 await trio.lowlevel.wait_writable(self._sock)
                 self._blocked_since = self._server.now()
                 if self._write(wire):

@@ -86,8 +86,8 @@ _NEXT = {
     _State.CLOSED: {_State.CLOSED},
 }
 
-# `_queue_payload` is hot, and looking an enum's member up costs 0.1 us.
-_STREAM = _State.STREAM
+# Looking an enum's member up costs 0.1 us, and these two are looked at for every payload.
+_STREAM, _CLOSED = _State.STREAM, _State.CLOSED
 
 
 @final
@@ -160,8 +160,8 @@ class Http1:
 
     @property
     def idle(self) -> bool:
-        """True when there is neither output nor an event to take."""
-        return not (self._waiting or self._output or self._events)
+        """True when it is open, with neither output nor an event to take."""
+        return not (self._waiting or self._output or self._events or self._state is _CLOSED)
 
     @property
     def last_word(self) -> bool:
@@ -171,7 +171,7 @@ class Http1:
     @property
     def closed(self) -> bool:
         """True when no more can be said: once the output is out, the socket is to be closed."""
-        return self._state is _State.CLOSED
+        return self._state is _CLOSED
 
     def take_events(self) -> Sequence[WireEvent]:
         """`Drained`, `Overflowed`, and an early `Request` whose turn has come."""
@@ -180,6 +180,16 @@ class Http1:
 
     def take_output(self) -> bytes:
         """The next bytes for the peer: one entry as it is, or several joined to `PIECE_BYTES`."""
+        waiting = self._waiting
+        if (
+            len(waiting) == 1
+            and self._undrained is None
+            and not (self._output or self._begun)
+            and len(waiting[0]) <= PIECE_BYTES
+        ):
+            # What fan-out asks of every connection in turn, by the shortest way.
+            self._backlog = 0
+            return waiting.pop()
         if self._output:
             data = self._take(self._output)
             if self._unread:
@@ -420,21 +430,21 @@ class Http1:
     def send(self, stream: int, payload: bytes) -> None:
         """Queue a payload for one stream.  When all is out, `Drained` follows."""
         if stream == self._stream and self._state is _STREAM:
-            self._queue_payload(payload)
+            self.offer(payload)
             if self._state is _STREAM:
                 self._undrained = len(self._waiting)
 
     def lane(self) -> Lane:
-        """A new, empty lane."""
-        return _Lane()
+        """The connection itself: its one stream needs no other."""
+        return self
 
     def enter(self, stream: int, lane: Lane) -> None:
-        """From now on the stream receives what is offered to `lane`, after what it was sent."""
-        assert isinstance(lane, _Lane)
-        if stream == self._stream and self._state is _STREAM:
-            lane.wire = self
+        """Nothing to do: what is offered to the lane goes to the one stream there is."""
+        assert lane is self
+        assert stream <= self._stream
 
-    def _queue_payload(self, payload: bytes) -> None:
+    def offer(self, payload: bytes) -> None:
+        """Queue one payload for the event stream, if there is one.  Never waits, never raises."""
         if self._state is not _STREAM or not payload:
             return
         if self._backlog > self._limits.tab_backlog_bytes:
@@ -443,9 +453,14 @@ class Http1:
             self._drop_waiting()
             self._end()
             return
-        # Written here, one offer costs 0.3 us; a Data event of h11 costs 3.6 us.
+        # Written here, one offer costs 0.2 us; a Data event of h11 costs 3.6 us.
         # test_http1.py::test_event_stream_equals_h11 holds the bytes equal.
-        frame = _chunk(payload) if self._chunked else payload
+        if self._chunked:
+            last, frame = _framed
+            if last is not payload:
+                frame = _chunk(payload)
+        else:
+            frame = payload
         self._waiting.append(frame)
         self._backlog += len(frame)
 
@@ -502,21 +517,6 @@ class Http1:
             self._exchange = None
             self._unread = b""
             self._undrained = None
-
-
-@final
-class _Lane:
-    """The event stream of one connection, or nothing yet."""
-
-    __slots__ = ("wire",)
-
-    def __init__(self) -> None:
-        self.wire: Http1 | None = None
-
-    def offer(self, payload: bytes) -> None:
-        """Queue one payload for the stream.  Never waits, never raises."""
-        if self.wire is not None:
-            self.wire._queue_payload(payload)  # noqa: SLF001 - the lane is a part of its wire
 
 
 # The payload framed last and its chunk: fan-out offers one payload to every connection in turn.

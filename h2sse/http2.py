@@ -150,7 +150,8 @@ class Http2:
     def idle(self) -> bool:
         flow = self._flow
         return not (
-            (flow.turns and not self._closed)
+            flow.turns
+            or self._closed
             or flow.events
             or flow.finished
             or self._events

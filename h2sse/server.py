@@ -185,8 +185,8 @@ class Server:
         self._connections: dict[Connection, None] = {}
         self._addresses: Counter[str] = Counter()
         self._numbers = app.connection_numbers
-        self._to_flush: list[Connection] = []
-        self._flushing = trio.Event()
+        self.to_flush: list[Connection] = []
+        self.flushing = trio.Event()
         self._emptied = trio.Event()
         self._draining = False
         self._accepted = self._refused = 0
@@ -247,12 +247,6 @@ class Server:
     def _failed(connection: Connection, error: Exception) -> None:
         logger.error("connection %d failed", connection.number, exc_info=error)
         connection.abort()
-
-    def to_flush(self, connection: Connection) -> None:
-        """This connection has output."""
-        if not self._to_flush:
-            self._flushing.set()
-        self._to_flush.append(connection)
 
     def shook_hands(self, connection: Connection) -> None:
         """TLS stands; the protocol is chosen."""
@@ -329,10 +323,10 @@ class Server:
     async def flush(self) -> None:
         """Write for the connections that something was offered to."""
         while True:
-            await self._flushing.wait()
-            self._flushing = trio.Event()
+            await self.flushing.wait()
+            self.flushing = trio.Event()
             began = self.app.clock()
-            batch, self._to_flush = self._to_flush, []
+            batch, self.to_flush = self.to_flush, []
             # A write takes 10 to 30 us, so a slice is about a millisecond.
             for start in range(0, len(batch), _FLUSH_SLICE):
                 for connection in batch[start : start + _FLUSH_SLICE]:

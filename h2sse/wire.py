@@ -286,7 +286,7 @@ class Wire(Protocol):
 
     @property
     def idle(self) -> bool:
-        """True when there is neither output nor an event to take: one look instead of two."""
+        """True when it is open, with neither output nor an event to take: one look for three."""
 
     @property
     def last_word(self) -> bool:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, ClassVar, final
 import pytest
 import trustme
 
-from h2sse.cli import _arguments, _ended_by, _why_not_listening
+from h2sse.cli import _arguments, _ended_by
+from h2sse.commands import _why_not_listening
 from h2sse.config import Config
 from h2sse.errors import ConfigError
 from h2sse.settings import SETTINGS
@@ -568,8 +569,8 @@ def test_what_was_not_expected_is_one_line_too(capsys: pytest.CaptureFixture[str
 def test_log_lines(tmp_path: Path) -> None:
     script = """\
 import logging, sys
-from h2sse.cli import _log
-_log(int(sys.argv[1]))
+from h2sse.terminal import log_to_stderr
+log_to_stderr(int(sys.argv[1]))
 for name in ("h2sse.server", "hpack.hpack"):
     log = logging.getLogger(name)
     log.debug("d")

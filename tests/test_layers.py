@@ -22,7 +22,7 @@ LAYERS: dict[str, set[str]] = {
     },
     "shell": {"tls", "connection", "server"},
     "edge": {
-        *("__init__", "__main__", "cli", "post", "settings"),
+        *("__init__", "__main__", "cli", "commands", "post", "settings", "terminal"),
         *("demo", "demo.bodies", "demo.pages"),
         *("demo.clock", "demo.facts", "demo.people", "demo.tabs", "demo.theme", "demo.timestamps"),
     },

@@ -1,0 +1,226 @@
+"""What `h2sse serve`, `demo` and `certs` do, once it is settled what was asked.
+
+A server runs until SIGINT or SIGTERM, then lets its streams end; a second signal does not wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .errors import CommandError, ConfigError
+from .terminal import cause, say
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from pathlib import Path
+
+    import trio
+
+    from . import App, Listening
+    from .config import Config
+
+    _Greet = Callable[[Sequence[Listening]], str]
+
+__all__ = ["certs", "demo", "serve"]
+
+# What the demo prints; h2sse/demo mounts them.
+_DEMO_PAGES = {
+    "/": "what there is",
+    "/tabs/": "tabs by the hundred, HTTP/2 beside HTTP/1.1",
+    "/theme/": "light or dark, in all tabs at once",
+    "/clock/": "the server's time, every second",
+    "/timestamps/": "the same, and a button to close the stream",
+    "/facts/": "a list that all tabs add to",
+    "/people/": "who is connected, and who they are",
+}
+
+
+def serve(config: Config) -> None:
+    """`h2sse serve`: topics for browsers, until a signal."""
+    import trio
+
+    from . import App
+
+    def greet(listening: Sequence[Listening]) -> str:
+        url = listening[0].url
+        ca = _ca(config)
+        curl = f"curl --cacert {shlex.quote(str(ca))}" if ca else "curl"
+        protocols = "HTTP/1.1" if config.http1 else "HTTP/2 and HTTP/1.1"
+        return f"""\
+h2sse serves {url} ({protocols})
+
+  subscribe   {curl} -N '{url}/events?topic=news'
+  publish     {curl} {url}/publish -d topic=news -d data=hello
+"""
+
+    _allow_open_files()
+    trio.run(_serve, App(limits=config.limits), [(config, "--port")], _announcement(config, greet))
+
+
+def demo(config: Config, http1_port: int | None) -> None:
+    """`h2sse demo`: the demo pages on two ports.  Raises ConfigError for a port that cannot be."""
+    if config.http1:
+        raise ConfigError("http1 cannot be set for the demo: it shows both protocols")
+    if http1_port is None:
+        http1_port = config.port and config.port + 1
+    if not 0 <= http1_port <= 65535:
+        raise ConfigError(f"--http1-port must be 0 to 65535, not {http1_port}")
+
+    import trio
+
+    from .demo import Demo
+
+    pages = Demo(config.limits)
+
+    def greet(listening: Sequence[Listening]) -> str:
+        http2, http1 = (each.url for each in listening)
+        pages.listening(http2, http1)  # so that the tabs page finds both
+        found = "".join(f"  {http2}{path:13} {text}\n" for path, text in _DEMO_PAGES.items())
+        return f"h2sse serves {http2} (HTTP/2) and {http1} (HTTP/1.1 only)\n\n{found}"
+
+    _allow_open_files()
+    beside = replace(config, port=http1_port, http1=True)
+    listeners = [(config, "--port"), (beside, "--http1-port")]
+    trio.run(_serve, pages.app, listeners, _announcement(config, greet))
+
+
+def _announcement(config: Config, greet: _Greet) -> Callable[[Sequence[Listening]], None]:
+    """Say the greeting once we listen, and how to trust a development CA that is new by then."""
+    ca = _ca(config)
+    before = _content(ca)
+
+    def announce(listening: Sequence[Listening]) -> None:
+        text = greet(listening)
+        if ca and _content(ca) != before:
+            from .tls import how_to_trust
+
+            text += f"\n{how_to_trust(ca)}"
+        say(text.rstrip())
+
+    return announce
+
+
+async def _serve(
+    app: App,
+    listeners: Sequence[tuple[Config, str]],
+    announce: Callable[[Sequence[Listening]], None],
+) -> None:
+    """Serve until SIGINT or SIGTERM, then let the streams end; a second signal does not wait.
+
+    Each listener comes with the flag that would move it to another port.
+    """
+    import logging
+    import signal
+
+    import trio
+
+    log = logging.getLogger(__name__)
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
+            listening = [await _listen(nursery, app, *each) for each in listeners]
+            announce(listening)
+            for each in listening:
+                log.info("listening for %s at %s", each.url, each.addresses)
+            await stop.wait()
+            log.info("ending all streams; another signal ends them at once")
+            async with trio.open_nursery() as closing:
+                for each in listening:
+                    closing.start_soon(each.aclose)
+            nursery.cancel_scope.cancel()
+
+
+async def _watch(
+    signals: AsyncIterator[int], stop: trio.Event, cancel_scope: trio.CancelScope
+) -> None:
+    async for _ in signals:
+        if stop.is_set():
+            cancel_scope.cancel()
+        stop.set()
+
+
+async def _listen(nursery: trio.Nursery, app: App, config: Config, port_flag: str) -> Listening:
+    from . import Listening
+    from . import serve as listen
+
+    try:
+        listening = await nursery.start(listen, app, config)
+    except* (OSError, UnicodeError) as group:
+        raise CommandError(_why_not_listening(cause(group), config, port_flag)) from group
+    assert isinstance(listening, Listening)
+    return listening
+
+
+def _why_not_listening(error: BaseException, config: Config, port_flag: str) -> str:
+    import errno
+    import socket
+
+    host, port = config.host, config.port
+    if isinstance(error, socket.gaierror | UnicodeError):
+        why = getattr(error, "strerror", None) or error
+        return f"{host} has no address ({why}); choose another with --host"
+    assert isinstance(error, OSError)
+    match error.errno:
+        case errno.EADDRINUSE:
+            return (
+                f"port {port} on {host} is taken; stop what listens there"
+                f" or choose another with {port_flag}"
+            )
+        case errno.EACCES if 0 < port < 1024:
+            return (
+                f"port {port} on {host} is not permitted: those under 1024 are root's;"
+                f" choose another with {port_flag}"
+            )
+        case errno.EADDRNOTAVAIL:
+            return f"{host} is not an address of this machine; choose another with --host"
+        case _:
+            return f"cannot listen at {host}, port {port}: {error.strerror or error}"
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of open files to the hard one: each connection is a file."""
+    try:
+        import resource
+    except ImportError:  # Windows knows no such limit
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS says "infinity" and does not mean it.
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+# -- certificates
+
+
+def certs(directory: Path) -> None:
+    """`h2sse certs`: make or renew the development certificate, and say how to trust it."""
+
+    from .tls import development_certificate, how_to_trust
+
+    files = development_certificate(directory)
+    state = "made just now" if files.made else "still good"
+    lines = (
+        (files.ca, "the development CA, to be trusted"),
+        (files.cert, f"certificate for localhost, until {files.not_after:%Y-%m-%d}; {state}"),
+        (files.key, "its private key"),
+    )
+    width = max(len(str(path)) for path, _ in lines)
+    for path, text in lines:
+        say(f"{path!s:{width}}  {text}")
+    say(f"\n{how_to_trust(files.ca)}")
+
+
+def _ca(config: Config) -> Path | None:
+    """Where the development CA is, if it is in use."""
+    return None if config.tls.cert else config.tls.directory / "ca.pem"
+
+
+def _content(path: Path | None) -> bytes | None:
+    try:
+        return path.read_bytes() if path else None
+    except OSError:
+        return None

@@ -1,0 +1,47 @@
+"""How commands speak: what they were asked for on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+__all__ = ["cause", "log_to_stderr", "say"]
+
+
+def say(text: str) -> None:
+    """Print a line, or several, at once."""
+    try:
+        print(text, flush=True)  # noqa: T201
+    except BrokenPipeError:
+        # Whoever read our stdout has left (`h2sse serve | head -1`); that ends no server.  What is
+        # still in the buffer must go somewhere at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def log_to_stderr(verbose: int) -> None:
+    """Send log lines to stderr: warnings, with -v what happens, with -vv every detail."""
+    import logging
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            record.short = record.name.removeprefix("h2sse.")
+            return super().format(record)
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(
+        Formatter(
+            "{asctime}.{msecs:03.0f} {levelname:7} {short}: {message}",
+            datefmt="%H:%M:%S",
+            style="{",
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    levels = (logging.WARNING, logging.INFO, logging.DEBUG)
+    logging.getLogger("h2sse").setLevel(levels[min(verbose, 2)])
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error itself, out of the groups that nurseries make."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

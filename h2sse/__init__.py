@@ -5,13 +5,15 @@
     app.publish("news", h2sse.Event(data="hello"))
 
 `App` holds routes and the hub, `serve` puts it on a port, `Event` is what is published, and
-`Subscribe` what a stream handler returns.  `Parser` reads an event stream.
+`Subscribe` what a stream handler returns.  `EventSource` is the other end, `Client` many of it on
+one connection; `Parser` reads an event stream that you have already.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .app import App
+    from .client import Client, ClientLimits, EventSource, SourceFailed
     from .config import Config, Limits, Tls
     from .errors import BadRequest, ConfigError, H2sseError, LocalError, RemoteError
     from .hub import Presence, Subscribe, Tab
@@ -22,9 +24,12 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "BadRequest",
+    "Client",
+    "ClientLimits",
     "Config",
     "ConfigError",
     "Event",
+    "EventSource",
     "H2sseError",
     "Limits",
     "Listening",
@@ -35,6 +40,7 @@ __all__ = [
     "RemoteError",
     "Request",
     "Response",
+    "SourceFailed",
     "Subscribe",
     "Tab",
     "Tls",
@@ -49,9 +55,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "App": "app",
     "BadRequest": "errors",
+    "Client": "client",
+    "ClientLimits": "client",
     "Config": "config",
     "ConfigError": "errors",
     "Event": "sse",
+    "EventSource": "client",
     "H2sseError": "errors",
     "Limits": "config",
     "Listening": "server",
@@ -62,6 +71,7 @@ _HOMES = {
     "RemoteError": "errors",
     "Request": "wire",
     "Response": "wire",
+    "SourceFailed": "client",
     "Subscribe": "hub",
     "Tab": "hub",
     "Tls": "config",

@@ -282,3 +282,13 @@ def test_a_new_connection_keeps_the_last_event_id() -> None:
     parser = Parser(last_event_id="7")
     assert parser.last_event_id == "7"
     assert parser.feed(b"data: x\n\n") == [Message("message", "x", "7")]
+
+
+@given(st.data(), STREAM)
+def test_what_is_unfinished_is_counted(draw: st.DataObject, stream: bytes) -> None:
+    """A reader that bounds both counts bounds all that a parser keeps."""
+    parser = Parser()
+    for chunk in cut(stream, draw.draw(st.lists(st.integers(0, len(stream))))):
+        parser.feed(chunk)
+        assert parser.unfinished_line_bytes == len(b"".join(parser._tail))
+        assert parser.unfinished_event_chars == sum(len(line) + 1 for line in parser._data)

@@ -8,7 +8,7 @@ import sys
 
 from . import measure
 
-MODULES = ("encode", "offer", "open", "parse")
+MODULES = ("encode", "offer", "open", "parse", "receive")
 
 
 def main(names: list[str]) -> int:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from .config import Config
+    from .trace.output import TraceOutput
 
 __all__ = ["main"]
 
@@ -167,6 +168,8 @@ examples:
   h2sse serve --cors-origin https://app.example --cors-origin https://www.app.example
   h2sse serve --host :: --port 443 --cert fullchain.pem --key privkey.pem
   H2SSE_LIMITS_TAB_BACKLOG_BYTES=65536 h2sse serve --config server.toml
+  h2sse serve --trace                       one line a frame, on stderr
+  h2sse serve --trace-json frames.jsonl     the same as JSON lines, in a file
 
 A flag overrides the environment, which overrides FILE.toml, which overrides the defaults.
 These can be set in FILE.toml, here with their defaults, and in the environment, where body_bytes
@@ -187,6 +190,7 @@ examples:
   h2sse demo
   h2sse demo --port 9000 --http1-port 9100
   h2sse demo --max-concurrent-streams 20    see the 21st tab wait
+  h2sse demo --trace                        and see each frame, here or at /trace/
 
 All else that `h2sse serve --help` lists can be set here too.""",
         )
@@ -281,6 +285,17 @@ def _add_common(parser: _Parser) -> None:
     _add_setting(
         clients, "limits.max_concurrent_streams", "N", "tabs and requests at a time a connection"
     )
+    trace = parser.add_argument_group(
+        "trace", "What passes on every connection, one line a frame.  Credentials are left out."
+    ).add_mutually_exclusive_group()
+    for flag, what in (("--trace", "trace"), ("--trace-json", "trace, as JSON lines,")):
+        trace.add_argument(
+            flag,
+            nargs="?",
+            const="-",
+            metavar="FILE",
+            help=f"append a {what} to this file, without one to stderr (default: off)",
+        )
     parser.add_argument_group("settings").add_argument(
         "--config",
         type=Path,
@@ -335,6 +350,17 @@ def _config(arguments: argparse.Namespace) -> Config:
     )
 
 
+def _trace(arguments: argparse.Namespace) -> TraceOutput | None:
+    """Where a trace goes, if one is wanted.  Raises ConfigError."""
+    wanted = arguments.trace_json or arguments.trace
+    if wanted is None:
+        return None
+    from .trace.output import TraceOutput
+
+    file = None if wanted == "-" else Path(wanted)
+    return TraceOutput(file, json=arguments.trace_json is not None)
+
+
 # -- the commands
 
 
@@ -342,14 +368,14 @@ def _serve_command(arguments: argparse.Namespace) -> None:
     config = _config(arguments)
     from .commands import serve
 
-    serve(config)
+    serve(config, _trace(arguments))
 
 
 def _demo_command(arguments: argparse.Namespace) -> None:
     config = _config(arguments)
     from .commands import demo
 
-    demo(config, arguments.http1_port)
+    demo(config, arguments.http1_port, _trace(arguments))
 
 
 def _certs_command(arguments: argparse.Namespace) -> None:

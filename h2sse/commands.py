@@ -14,13 +14,15 @@ from .errors import CommandError, ConfigError
 from .terminal import cause, say
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
 
     import trio
 
     from . import App, Listening
     from .config import Config
+    from .trace import Listener, Taps
+    from .trace.output import TraceOutput
 
     _Greet = Callable[[Sequence[Listening]], str]
 
@@ -35,10 +37,11 @@ _DEMO_PAGES = {
     "/timestamps/": "the same, and a button to close the stream",
     "/facts/": "a list that all tabs add to",
     "/people/": "who is connected, and who they are",
+    "/trace/": "the frames on the wire, as they pass",
 }
 
 
-def serve(config: Config) -> None:
+def serve(config: Config, trace: TraceOutput | None = None) -> None:
     """`h2sse serve`: topics for browsers, until a signal."""
     import trio
 
@@ -56,11 +59,13 @@ h2sse serves {url} ({protocols})
   publish     {curl} {url}/publish -d topic=news -d data=hello
 """
 
-    _allow_open_files()
-    trio.run(_serve, App(limits=config.limits), [(config, "--port")], _announcement(config, greet))
+    app = App(limits=config.limits)
+    with _tracing(app, trace) as taps:
+        _allow_open_files()
+        trio.run(_serve, app, [(config, "--port")], taps, _announcement(config, greet))
 
 
-def demo(config: Config, http1_port: int | None) -> None:
+def demo(config: Config, http1_port: int | None, trace: TraceOutput | None = None) -> None:
     """`h2sse demo`: the demo pages on two ports.  Raises ConfigError for a port that cannot be."""
     if config.http1:
         raise ConfigError("http1 cannot be set for the demo: it shows both protocols")
@@ -81,10 +86,34 @@ def demo(config: Config, http1_port: int | None) -> None:
         found = "".join(f"  {http2}{path:13} {text}\n" for path, text in _DEMO_PAGES.items())
         return f"h2sse serves {http2} (HTTP/2) and {http1} (HTTP/1.1 only)\n\n{found}"
 
-    _allow_open_files()
     beside = replace(config, port=http1_port, http1=True)
     listeners = [(config, "--port"), (beside, "--http1-port")]
-    trio.run(_serve, pages.app, listeners, _announcement(config, greet))
+    with _tracing(pages.app, trace, pages.traced) as taps:
+        _allow_open_files()
+        trio.run(_serve, pages.app, listeners, taps, _announcement(config, greet))
+
+
+@contextlib.contextmanager
+def _tracing(app: App, output: TraceOutput | None, *listeners: Listener) -> Iterator[Taps | None]:
+    """What the connections of a server are to tell of their bytes; None if nobody listens."""
+    if output is None and not listeners:
+        yield None
+        return
+    import time
+
+    from .trace import Taps
+
+    taps = Taps(time.time)
+    taps.listeners += listeners
+    if output is None:
+        yield taps
+        return
+    taps.listeners.append(output.write)
+    app.background(output.run)
+    try:
+        yield taps
+    finally:
+        output.finish()
 
 
 def _announcement(config: Config, greet: _Greet) -> Callable[[Sequence[Listening]], None]:
@@ -106,6 +135,7 @@ def _announcement(config: Config, greet: _Greet) -> Callable[[Sequence[Listening
 async def _serve(
     app: App,
     listeners: Sequence[tuple[Config, str]],
+    taps: Taps | None,
     announce: Callable[[Sequence[Listening]], None],
 ) -> None:
     """Serve until SIGINT or SIGTERM, then let the streams end; a second signal does not wait.
@@ -122,7 +152,7 @@ async def _serve(
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
-            listening = [await _listen(nursery, app, *each) for each in listeners]
+            listening = [await _listen(nursery, app, taps, *each) for each in listeners]
             announce(listening)
             for each in listening:
                 log.info("listening for %s at %s", each.url, each.addresses)
@@ -143,12 +173,14 @@ async def _watch(
         stop.set()
 
 
-async def _listen(nursery: trio.Nursery, app: App, config: Config, port_flag: str) -> Listening:
+async def _listen(
+    nursery: trio.Nursery, app: App, taps: Taps | None, config: Config, port_flag: str
+) -> Listening:
     from . import Listening
     from . import serve as listen
 
     try:
-        listening = await nursery.start(listen, app, config)
+        listening = await nursery.start(listen, app, config, taps)
     except* (OSError, UnicodeError) as group:
         raise CommandError(_why_not_listening(cause(group), config, port_flag)) from group
     assert isinstance(listening, Listening)

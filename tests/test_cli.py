@@ -228,6 +228,11 @@ def test_version(tmp_path: Path) -> None:
         (["serve", "--cert", "a.pem"], r"--cert: tls.key is missing: cert and key go together"),
         (["demo", "--key", "a.pem"], r"--key: tls.cert is missing: key and cert go together"),
         (["serve", "--config", "no.toml"], r"cannot read no.toml: No such file or directory"),
+        (["serve", "--trace", "."], r"cannot write the trace to \.: Is a directory"),
+        (
+            ["demo", "--trace", "a", "--trace-json", "b"],
+            r"argument --trace-json: not allowed with argument --trace; see `h2sse demo --help`",
+        ),
         (["publish", "t", "x", "--retry", "0"], r"retry must be 1 to 86400000 ms: 0"),
         (["publish", "t", "x", "--id", "a\nb"], r"id must be one line, .*: 'a\\nb'"),
         (["publish", "t", b"\xff"], r"data holds a lone surrogate: .*"),
@@ -851,9 +856,17 @@ def test_demo_serves_its_pages_over_both(certified: Path) -> None:
     with running("demo", "--port", "0", cwd=certified) as process:
         urls = process.line(DEMO).groups()
         assert len(set(urls)) == 2
-        process.line(r"/people/")
+        process.line(r"/trace/")
         pages = re.findall(rf"^  {urls[0]}(/\S*)", process.said, re.MULTILINE)
-        assert set(pages) > {"/", "/tabs/", "/theme/", "/clock/", "/timestamps/", "/facts/"}
+        assert set(pages) > {
+            "/",
+            "/tabs/",
+            "/theme/",
+            "/clock/",
+            "/timestamps/",
+            "/facts/",
+            "/trace/",
+        }
         for url, protocol in zip(urls, ("h2", "http/1.1"), strict=True):
             with client(url, certified, "h2", "http/1.1") as connection:
                 assert connection.selected_alpn_protocol() == protocol
@@ -885,3 +898,53 @@ def test_demo_takes_the_next_port(certified: Path) -> None:
             assert process.end(signal.SIGINT) == (0, "")
             return
     pytest.fail("no two free ports in a row")
+
+
+# -- trace
+
+
+def test_trace_is_on_stderr_one_line_a_frame(certified: Path) -> None:
+    with running("serve", "--port", "0", "--trace", cwd=certified) as process:
+        url = process.line(SERVES)[1]
+        with client(url, certified) as connection:
+            connection.sendall(
+                b"GET /healthz?token=abc HTTP/1.1\r\nHost: a\r\nCookie: b=abc\r\n"
+                b"X: \x1b[2J\r\nConnection: close\r\n\r\n"
+            )
+            while connection.recv(65536):
+                pass
+        code, errors = process.end(signal.SIGTERM)
+    lines = errors.splitlines()
+    assert code == 0
+    assert all(re.match(r"\d\d:\d\d:\d\d\.\d{6} c1   (<-|->|--) ", line) for line in lines)
+    types = [line.split()[3 if "--" in line else 4] for line in lines]
+    assert types == ["OPEN", "REQUEST", "RESPONSE", *["BODY"] * (len(lines) - 4), "CLOSE"]
+    assert "abc" not in errors
+    assert "\x1b" not in errors
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_trace_as_json_into_a_file(certified: Path, tmp_path: Path, command: str) -> None:
+    file = tmp_path / "trace.jsonl"
+    flags = ("--port", "0", "--trace-json", str(file))
+    with running(command, *flags, cwd=certified) as process:
+        url = process.line(r"^h2sse serves (https://localhost:\d+) ")[1]
+        with fetched(url, certified, "/healthz") as response:
+            assert response.status == 200
+        assert process.end(signal.SIGTERM) == (0, "")
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [each["type"] for each in records[:3]] == ["OPEN", "REQUEST", "RESPONSE"]
+    assert records[1]["target"] == "/healthz"
+    assert records[-1]["type"] == "CLOSE"
+
+
+def test_a_trace_that_nobody_reads_ends_nothing(certified: Path) -> None:
+    with running("serve", "--port", "0", "--trace", cwd=certified) as process:
+        url = process.line(SERVES)[1]
+        assert process.popen.stderr is not None
+        process.popen.stderr.close()
+        for _ in range(3):
+            with fetched(url, certified, "/healthz") as response:
+                assert response.status == 200
+        process.popen.send_signal(signal.SIGTERM)
+        assert process.popen.wait(DEADLINE_SECONDS) == 0

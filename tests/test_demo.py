@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,12 +17,13 @@ import pytest
 import trio
 
 import h2sse
-from h2sse.demo import Demo, facts
+from h2sse.demo import Demo, facts, trace
+from h2sse.trace import Taps, TraceRecord
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-PAGES = ("/", "/tabs/", "/theme/", "/clock/", "/timestamps/", "/facts/", "/people/")
+PAGES = ("/", "/tabs/", "/theme/", "/clock/", "/timestamps/", "/facts/", "/people/", "/trace/")
 FRIEND = "https://app.example"  # the origin on the allow-list
 STRANGER = "https://elsewhere.example"
 HTTP1_URL = "https://localhost:8444"
@@ -131,7 +133,9 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def site(nursery: trio.Nursery, certs: Path) -> Site:
     demo = Demo()
     config = h2sse.Config(port=0, cors_origins=(FRIEND,), tls=h2sse.Tls(directory=certs))
-    listening = cast("h2sse.Listening", await nursery.start(h2sse.serve, demo.app, config))
+    taps = Taps(time.time)
+    taps.listeners.append(demo.traced)
+    listening = cast("h2sse.Listening", await nursery.start(h2sse.serve, demo.app, config, taps))
     demo.listening(listening.url, HTTP1_URL)
     return Site(demo, listening, certs)
 
@@ -350,6 +354,89 @@ async def test_people_have_names(site: Site) -> None:
     assert (answer.status, answer.json()["field"]) == (422, "name")
 
 
+# -- /trace
+
+
+async def rows_of(tab: Tab, *types: str) -> list[dict[str, Any]]:
+    """Rows of the trace, until each of these types has been seen."""
+    rows: list[dict[str, Any]] = []
+    while not {each["type"] for each in rows} >= {*types}:
+        rows += (await tab.json("rows"))["rows"]
+    return rows
+
+
+async def test_the_trace_shows_what_passes_beside_it(site: Site) -> None:
+    async with site.tab("/trace/events") as viewer:
+        assert await viewer.json("here") == {"connection": 1, "protocol": "http/1.1"}
+        async with site.tab("/theme/events", cookie="secret") as tab:
+            await tab.next()
+        rows = await rows_of(viewer, "CLOSE")
+    shown = [each for each in rows if each["connection"] == 2]
+    assert [each["type"] for each in shown][:4] == ["OPEN", "REQUEST", "RESPONSE", "CHUNK"]
+    assert all(each["path"] == "/theme/events" for each in shown if "stream" in each)
+    assert "secret" not in json.dumps(rows)
+
+
+async def test_the_trace_does_not_show_itself(site: Site) -> None:
+    async with site.tab("/trace/events") as one, site.tab("/trace/events") as two:
+        await one.json("here")
+        await two.json("here")
+        # Both are told of this tab, each over a connection of its own.
+        async with site.tab("/theme/events") as tab:
+            await tab.next()
+        rows = await rows_of(one, "CLOSE")
+        own = {each["type"] for each in rows if each.get("path") == trace.PATH}
+        assert own <= {"REQUEST", "RESPONSE"}  # of the second viewer, not what it is sent
+
+
+def record(kind: str, path: str = "", connection: int = 1) -> TraceRecord:
+    return TraceRecord(
+        time=0.0,
+        connection=connection,
+        direction="out",
+        type=kind,
+        meaning="",
+        path=path,
+        details=(("peer", "127.0.0.1"),),
+    )
+
+
+async def test_the_trace_is_bounded_and_leaves_itself_out(site: Site) -> None:
+    async with site.tab("/trace/events") as viewer:
+        await viewer.json("here")
+        site.demo.traced([record("OPEN", connection=99)])
+        # Of several viewers on one connection: nothing to show, so nothing is sent.
+        site.demo.traced([record("WRITE", connection=99), *[record("DATA", trace.PATH, 99)] * 2])
+        site.demo.traced([record("DATA", "/x", 99)] * (trace.MAX_ROWS + 7))
+        found: Any = {"rows": []}
+        while not any(each["connection"] == 99 for each in found["rows"]):
+            found = await viewer.json("rows")
+    assert len(found["rows"]) == trace.MAX_ROWS
+    shown = [each["type"] for each in found["rows"] if each["connection"] == 99]
+    assert {*shown} == {"OPEN", "DATA"}
+    assert len(shown) + found["more"] == 1 + trace.MAX_ROWS + 7
+    assert found["own"] >= 2
+
+
+async def test_the_trace_is_for_its_own_address_only(site: Site) -> None:
+    async with site.tab("/trace/events") as viewer:
+        await viewer.json("here")
+        stranger = TraceRecord(
+            time=0.0,
+            connection=99,
+            direction="",
+            type="OPEN",
+            meaning="",
+            details=(("peer", "192.0.2.7"),),
+        )
+        site.demo.traced([stranger])
+        site.demo.traced([record("DATA", "/private", 99)])
+        async with site.tab("/theme/events"):
+            pass
+        rows = await rows_of(viewer, "CLOSE")
+    assert 99 not in {each["connection"] for each in rows}
+
+
 # -- all of them
 
 
@@ -381,7 +468,12 @@ async def test_tabs_are_told_what_they_run_on_and_then_move(site: Site) -> None:
     async with site.tab("/tabs/events") as one, site.tab("/tabs/events") as two:
         for tab, number in ((one, 1), (two, 2)):
             hello = await tab.json("hello")
-            assert hello == {"connection": number, "protocol": "http/1.1", "limit": None}
+            assert hello == {
+                "connection": number,
+                "stream": 1,
+                "protocol": "http/1.1",
+                "limit": None,
+            }
             assert (await tab.next()).event == "tick"
         answer = await site.post("/tabs/publish", origin=site.url)
         assert answer.json()["tabs"] == 2

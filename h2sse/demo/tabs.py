@@ -28,6 +28,7 @@ def add(app: h2sse.App) -> None:
     def events(request: h2sse.Request) -> h2sse.Subscribe:
         hello = {
             "connection": request.connection,
+            "stream": request.stream,
             "protocol": request.protocol,
             "limit": request.max_concurrent_streams,
         }

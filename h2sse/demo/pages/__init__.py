@@ -18,6 +18,7 @@ def add(app: h2sse.App) -> None:
     _add_file(app, "demo.css", "text/css")
     _add_file(app, "demo.js", "text/javascript")
     _add_file(app, "tabs.js", "text/javascript")
+    _add_file(app, "trace.js", "text/javascript")
 
 
 def add_page(app: h2sse.App, name: str) -> None:

@@ -69,7 +69,13 @@ class Progress:
         return tell
 
     def ended(self, result: Result) -> None:
-        self._bar.console.print(line(result), style=_STYLES[result.verdict], highlight=False)
+        self._bar.console.print(
+            line(result),
+            style=_STYLES[result.verdict],
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         if result.verdict is not Verdict.ABSENT:
             self._bar.advance(self._task)
 

@@ -25,8 +25,8 @@ OPEN_SECONDS = 10.0
 P99_SECONDS = 0.25
 _RATE = 1.0
 
-_EVENTS = {Scale.QUICK: 3, Scale.FULL: 5}
-_START = {Scale.QUICK: 500, Scale.FULL: 500}
+_EVENTS = {Scale.QUICK: 3, Scale.FULL: 4}
+_START = {Scale.QUICK: 500, Scale.FULL: 1_000}
 # Quick stops where a laptop answers within its 5 minutes; a result says "at least" then.
 _LIMITS: dict[tuple[Scale, ProtocolName], int] = {
     (Scale.QUICK, "h2"): 8_000,

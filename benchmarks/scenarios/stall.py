@@ -18,7 +18,7 @@ _OPEN_DEADLINE = 30.0
 _TABS_PER_CONNECTION = 5
 # 160 KB a second for each tab: what is not bounded grows within seconds.
 _SIZE, _RATE = 16 * 1024, 10.0
-_SECONDS = {Scale.QUICK: 4.0, Scale.FULL: 10.0}
+_SECONDS = {Scale.QUICK: 4.0, Scale.FULL: 6.0}
 _TABS, _STALLED = 200, 100
 # How the load client calls the end of a tab that does not read: that is no fault.
 _STALLED_TAB = "stalled: "

@@ -23,7 +23,7 @@ _BEFORE, _SINCE = 5, 30
 _SHAPES: dict[tuple[Scale, ProtocolName], tuple[tuple[int, int], ...]] = {
     (Scale.QUICK, "h2"): ((200, 5),),
     (Scale.QUICK, "http/1.1"): ((1_000, 1),),
-    (Scale.FULL, "h2"): ((1, 2_000), (400, 5)),
+    (Scale.FULL, "h2"): ((400, 5),),
     (Scale.FULL, "http/1.1"): ((2_000, 1),),
 }
 

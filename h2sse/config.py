@@ -34,6 +34,14 @@ class Limits:
     idle_seconds: float = 60
     # A peer that takes nothing of what waits for it: window closed, socket full, cable pulled.
     stall_seconds: float = 60
+    # An HTTP/2 connection with streams and no input: then it is sent a PING.  A heartbeat goes out
+    # every 15 s, and nothing comes back for it; 10,000 idle connections cost 2 % of a core so.
+    probe_seconds: float = 20
+    # For the PING's answer, or anything else: a phone that changes networks takes some seconds.
+    probe_answer_seconds: float = 20
+    # What HTTP/1.1 has instead, TCP_USER_TIMEOUT: bytes (the heartbeats) that nobody acknowledges,
+    # or a receive window of zero.  Three retransmissions and more fit into it.
+    unacknowledged_seconds: float = 30
     # A handler of the application.
     handler_seconds: float = 30
     # After SIGTERM: for streams to end and responses to go out.
@@ -49,6 +57,9 @@ class Limits:
     header_fields: int = 100
     # CONTINUATION frames a header section; nghttp2's bound.  16 KiB fit into one HEADERS frame.
     continuation_frames: int = 8
+    # An encoded header section.  Up to 64 KiB decoded are answered with 431; no encoder makes more
+    # of less, but a flood of empty pieces and table-size updates would.
+    header_block_bytes: int = 64 * 1024
     # A request body.  An event is at most this large.
     body_bytes: int = 1024 * 1024
     # All unfinished bodies of a connection together.
@@ -59,6 +70,30 @@ class Limits:
     topic_bytes: int = 256
     # SETTINGS_MAX_CONCURRENT_STREAMS.  Chromium uses 256 at the most, whatever is advertised.
     max_concurrent_streams: int = 256
+    # After this stream a connection is told to go (GOAWAY), keeps its streams and gets no new ones:
+    # half of the ids there are, so that a client is never at the end of them (RFC 9113 5.1.1).
+    stream_id: int = 2**30
+
+    # -- how often, of frames that cost us more than their sender: so many at once, and then so many
+    # a second.  Past that the connection ends.  guard.py says which frame counts as what.
+
+    # Requests given up before their answer is out, by either side, 75 us each.  EventSource.close()
+    # of an open tab is none of these: Chromium closes 500 a second, and none counts.
+    resets: int = 500
+    resets_per_second: float = 100
+    # Frames that carry next to nothing (PING, PRIORITY, WINDOW_UPDATE, short DATA, unknown ones),
+    # 2 to 25 us each.  Each request earns four, each 32 bytes of DATA we sent one WINDOW_UPDATE.
+    # Firefox may reprioritise 256 tabs at a time.
+    small_frames: int = 1_000
+    small_frames_per_second: float = 100
+    # SETTINGS frames: each moves the windows of all streams.  Browsers send one or two in all.
+    settings_frames: int = 20
+    settings_frames_per_minute: float = 10
+    # Entries of one SETTINGS frame.  There are eight; clients that send eleven have been met.
+    settings_entries: int = 32
+
+    # -- how many connections
+
     # Connections in all.  An idle one costs about 40 KB.
     connections: int = 20_000
     # Connections from one client address, loopback excepted: proxies and load tests live there.

@@ -32,14 +32,21 @@ if TYPE_CHECKING:
     from .app import Decision
     from .hub import Group, Tab
     from .server import Server
+    from .trace import Tap
     from .wire import Fields, Lane, ProtocolName, Wire, WireEvent
 
 __all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
-# At most this much input is looked at before others have their turn.
 READ_BYTES = 16 * 1024
+# Input is looked at in pieces of so much: 20 of the smallest requests, up to 5 ms...
+PIECE_BYTES = 512
+# ... and a connection whose input takes longer than this twice in a row (once may be the machine's
+# fault) is `_heavy`.  It has its turns one by one with all others that are, so that however many
+# there are, tabs wait for one turn of one of them; and its pieces are small, 5 requests.
+TURN_SECONDS = 0.001
+HEAVY_PIECE_BYTES = 128
 # At most this much output is written before others have theirs.
 FLUSH_BYTES = 1024 * 1024
 
@@ -55,12 +62,15 @@ class Connection:
         "_calls",
         "_deadline",
         "_ending",
+        "_heavy",
         "_offered",
         "_peer_left",
         "_pending",
         "_server",
+        "_slow",
         "_sock",
         "_tabs",
+        "_trace",
         "_unblocked",
         "_wire",
         "groups",
@@ -78,8 +88,10 @@ class Connection:
         self._tabs: dict[int, Tab] = {}
         self._calls: dict[int, trio.CancelScope] = {}
         self._pending = b""
+        self._trace: Tap | None = None  # unless someone listens
         self._offered = False
         self._ending = False
+        self._heavy = self._slow = False
         self._aborted = False
         self._peer_left = False
         self._blocked_since: float | None = None
@@ -100,6 +112,11 @@ class Connection:
         """How many event streams are open."""
         return len(self._tabs)
 
+    @property
+    def round_trip(self) -> float | None:
+        """Seconds to the peer and back, as last measured; None over HTTP/1.1, or not yet."""
+        return self._wire.round_trip if isinstance(self._wire, Http2) else None
+
     # -- life
 
     async def run(self) -> None:
@@ -119,6 +136,10 @@ class Connection:
         finally:
             self._leave_all()
             self.abort()
+            if self._trace is not None:
+                self._trace.end()
+            if self._wire is not None and self._wire.statistics.by_reason:
+                self._server.tell(self, self._wire.statistics.by_reason)
 
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
@@ -156,6 +177,11 @@ class Connection:
             self._server.limits, connection=self.number, peer=self.peer, now=self._server.now()
         )
         self._deadline = None
+        if self._server.taps is not None:
+            self._trace = self._server.taps.begin(self.number, self.peer, kind.protocol)
+        if kind is Http1 and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; others wait for TCP
+            patience_ms = int(self._server.limits.unacknowledged_seconds * 1000)
+            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
         self._server.shook_hands(self)
         self.flush()
         return True
@@ -218,14 +244,42 @@ class Connection:
                 data = b""  # without close_notify: browsers end so
             self._peer_left = not data
             server.bytes_received += len(data)
-            self._act(wire.receive(data, server.now()))
-            self.flush()
+            if self._trace is not None:
+                self._trace.received(data)
+            if data and (self._heavy or len(data) > PIECE_BYTES):
+                await self._take_turns(wire, data, server.now())
+            else:
+                self._take(wire, data, server.now())
             if sock.pending():
                 await trio.lowlevel.checkpoint()
             elif data:
                 # SSL_read takes one record at a time off the socket, so with nothing pending there
                 # is nothing in the TLS layer, and asking it again would only cost an exception.
                 await self._readable(sock, wire)
+
+    def _take(self, wire: Wire, data: bytes, came: float) -> None:
+        began = self._server.now()
+        self._act(wire.receive(data, came))
+        self.flush()
+        slow = self._server.now() - began > TURN_SECONDS
+        self._heavy = slow and self._slow
+        self._slow = slow
+
+    async def _take_turns(self, wire: Wire, data: bytes, came: float) -> None:
+        """Take in much, or what takes long, a turn at a time."""
+        server = self._server
+        at = 0
+        while at < len(data):
+            async with server.turns:
+                if self._aborted:
+                    raise trio.ClosedResourceError
+                turn_ends = server.now() + TURN_SECONDS
+                while True:
+                    size = HEAVY_PIECE_BYTES if self._heavy else PIECE_BYTES
+                    self._take(wire, data[at : at + size], came)
+                    at += size
+                    if at >= len(data) or server.now() > turn_ends:
+                        break
 
     async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
         if self._aborted:
@@ -258,11 +312,11 @@ class Connection:
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
         if self._deadline is not None and now >= self._deadline:
-            self._server.count("no TLS handshake within handshake_seconds")
+            self._server.count("no TLS handshake within handshake_seconds", self)
             self.abort()
         elif self._blocked_since is not None:
             if now >= self._blocked_since + self._server.limits.stall_seconds:
-                self._server.count("socket full for stall_seconds")
+                self._server.count("socket full for stall_seconds", self)
                 self.abort()
         elif self._wire is not None and not self._wire.closed:
             events = self._wire.expire(now)
@@ -506,6 +560,8 @@ class Connection:
                 return True
             self._pending = b""
             self._server.bytes_sent += len(pending)
+            if self._trace is not None:
+                self._trace.sent(pending)
             if wire.idle:
                 return True
             budget -= len(pending)

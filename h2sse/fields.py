@@ -15,7 +15,15 @@ from typing import TypeAlias, final
 from .config import Limits
 from .wire import Fields
 
-__all__ = ["Head", "Malformed", "TooLarge", "Verdict", "read_head", "read_trailers"]
+__all__ = [
+    "FIELD_OVERHEAD_BYTES",
+    "Head",
+    "Malformed",
+    "TooLarge",
+    "Verdict",
+    "read_head",
+    "read_trailers",
+]
 
 # RFC 9113 6.5.2: what a field costs beside its name and value.
 FIELD_OVERHEAD_BYTES = 32
@@ -53,7 +61,11 @@ class Head:
 @final
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A section that breaks RFC 9113: the stream is reset with PROTOCOL_ERROR."""
+    """A section that breaks RFC 9113: the stream is reset with PROTOCOL_ERROR.
+
+    Reasons are counted by, so none has a word of the peer's in it: it could make up a new one for
+    every request.
+    """
 
     reason: str
 
@@ -82,7 +94,7 @@ def read_head(fields: Fields, limits: Limits) -> Verdict:
             if plain or cookies:
                 return Malformed("a pseudo-header field after a regular one (RFC 9113 8.3)")
             if name not in _PSEUDO or name in pseudo:
-                return Malformed(f"pseudo-header field {name!r} twice or unknown (RFC 9113 8.3)")
+                return Malformed("a pseudo-header field twice or unknown (RFC 9113 8.3)")
             pseudo[name] = value
             continue
         if fault := _fault(name, value):
@@ -116,9 +128,9 @@ def read_trailers(fields: Fields) -> Malformed | None:
 
 def _fault(name: bytes, value: bytes) -> str | None:
     if not _NAME(name):
-        return f"field name {name!r} (RFC 9113 8.2.1)"
+        return "a field name (RFC 9113 8.2.1)"
     if value and _BAD_VALUE(value):
-        return f"value of {name.decode()} has control bytes or blank ends (RFC 9113 8.2.1)"
+        return "a value with control bytes or blank ends (RFC 9113 8.2.1)"
     if name in _CONNECTION_SPECIFIC:
         return f"connection-specific field {name.decode()} (RFC 9113 8.2.2)"
     if name == b"te" and value != b"trailers":

@@ -260,6 +260,7 @@ class Http1:
         except RemoteError as error:
             self._refuse(error)
         if len(self._unread) > UNREAD_BYTES and self._state in (_State.IDLE, _State.ANSWER):
+            self._count("too many early requests")
             self.drain()
 
     def _read_head(self) -> None:
@@ -418,8 +419,7 @@ class Http1:
         exchange = self._exchange
         method = exchange.request.method if exchange else self._unread.partition(b" ")[0]
         self.statistics.refused += 1
-        reasons = self.statistics.by_reason
-        reasons[str(error)] = reasons.get(str(error), 0) + 1
+        self._count(str(error))
         # A machine of its own: the request's may be in any state.
         answer = problem(error.status, str(error))
         self._write(h11.Connection(h11.SERVER), answer, head=method == b"HEAD", close=True)
@@ -450,6 +450,7 @@ class Http1:
         if self._backlog > self._limits.tab_backlog_bytes:
             self.statistics.overflowed += 1
             self._events += (Overflowed(self._stream),)
+            self._count("tab at its backlog bound")
             self._drop_waiting()
             self._end()
             return
@@ -483,6 +484,7 @@ class Http1:
             case _State.IDLE if waited >= limits.idle_seconds:
                 self._become(_State.CLOSED)
             case _State.HEAD if waited >= limits.request_seconds and not self._unread:
+                self._count("no request within request_seconds")
                 self._become(_State.CLOSED)
             case _State.HEAD if waited >= limits.request_seconds:
                 self._refuse(RemoteError("the header section took too long", status=408))
@@ -508,6 +510,10 @@ class Http1:
         if self._state is _STREAM and self._chunked:
             self._waiting.append(_LAST_CHUNK)
         self._become(_State.CLOSED)
+
+    def _count(self, reason: str) -> None:
+        reasons = self.statistics.by_reason
+        reasons[reason] = reasons.get(reason, 0) + 1
 
     def _become(self, state: _State) -> None:
         assert state in _NEXT[self._state], f"{self._state.name} has no way to {state.name}"

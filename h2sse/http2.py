@@ -4,7 +4,8 @@ Frames are fed to h2 one by one (when a later frame of a chunk is in error, h2 f
 the earlier ones), and each head is looked at before h2 sees the body.  Where h2 4.4 answers one
 stream's fault with the end of the connection, and RFC 9113 does not, the frame is made harmless
 here and the stream reset instead: malformed requests (8.1.1), streams above the limit (5.1.2),
-priorities of a stream on itself (RFC 7540 5.3.1).
+priorities of a stream on itself (RFC 7540 5.3.1).  How many frames of a kind may come is asked of
+`guard.py`.
 
 h2 never sees header fields.  Its decoder is ours (machine.py): it keeps the fields for `fields.py`
 to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  DATA
@@ -13,10 +14,9 @@ of open streams is framed in `flow.py`; everything else that is sent, h2 sends.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, NoReturn, final
 
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -29,9 +29,12 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 
-from . import wire
+from . import frames, wire
 from .fields import Head, Malformed, TooLarge, read_trailers
-from .flow import FRAME_BYTES, Flow, Lane
+from .flow import Flow, Lane
+from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
+from .guard import TOO_LARGE_COST, Breach, Guard
+from .liveness import PROBE, Liveness
 from .machine import CLOSED_STREAMS, Machine
 from .wire import Fields, Gone, Overflowed, Request, Response, WireEvent, WireStatistics, problem
 
@@ -40,22 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Http2"]
 
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_HEAD_BYTES: Final = 9
-
-# RFC 9113 6.
-_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
-_PUSH_PROMISE, _PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 5, 6, 7, 8, 9
-_END_STREAM, _ACK, _END_HEADERS, _PADDED, _PRIORITY_FLAG = 1, 1, 4, 8, 32
-
-_SETTINGS_HEADER_TABLE_SIZE: Final = 1
-_SETTINGS_INITIAL_WINDOW_SIZE: Final = 4
-_KNOWN_SETTINGS: Final = frozenset((1, 2, 3, 4, 5, 6, 8))
-# Our encoder never needs more, whatever the peer allows: a larger table costs ms to search.
-_ENCODER_TABLE_BYTES: Final = 4096
-
-_MAX_WINDOW: Final = 2**31 - 1
-_MAX_STREAM: Final = 2**31 - 1
+_DEFAULT_WINDOW: Final = 65_535
 
 _DRAIN_PING: Final = b"h2ssebye"
 
@@ -69,6 +57,10 @@ _DROPPED_FIELDS: Final = frozenset(
         b"upgrade",
     )
 )
+
+
+class _Failed(Exception):
+    """The connection has been ended by us: nothing more of its input is of interest."""
 
 
 @final
@@ -93,20 +85,23 @@ class Http2:
         "_buffer",
         "_closed",
         "_connection",
-        "_continuations",
         "_deadline",
         "_draining",
         "_events",
         "_fault",
         "_flow",
+        "_granted",
+        "_guard",
         "_idle_since",
         "_last_word",
         "_limits",
+        "_liveness",
         "_machine",
         "_peer",
         "_preface",
         "_recent",
         "_settled",
+        "_unanswered",
         "_window_closed_since",
         "statistics",
     )
@@ -119,6 +114,8 @@ class Http2:
         self._peer = peer
         self._machine = machine = Machine(limits)
         self._flow = Flow(machine, limits)
+        self._guard = Guard(limits)
+        self._liveness = Liveness(limits, now)
         self.statistics = WireStatistics()
         self._buffer = bytearray()
         self._preface = False  # whether the preface is complete
@@ -128,9 +125,11 @@ class Http2:
         self._window_closed_since: float | None = None
         self._bodies: dict[int, _Body] = {}
         self._body_bytes = 0
-        self._continuations: int | None = None  # amid a header section: how many so far
         self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
+        # Streams whose answer, if there is one, was not out when the latest input came.
+        self._unanswered: set[int] = set()
+        self._granted = _DEFAULT_WINDOW  # the connection's window, had we sent nothing
         self._events: list[WireEvent] = []
         self._draining = False
         self._last_word = False
@@ -145,6 +144,11 @@ class Http2:
     @property
     def unsent(self) -> int:
         return self._machine.unsent
+
+    @property
+    def round_trip(self) -> float | None:
+        """The round-trip time in seconds, as last measured."""
+        return self._liveness.round_trip
 
     @property
     def idle(self) -> bool:
@@ -174,20 +178,26 @@ class Http2:
         if not data:
             self._end("")
             return self.take_events()
-        self._flow.now = now
+        if now > self._liveness.heard and not self._machine._data_to_send:
+            self._unanswered.clear()
+        self._flow.now = self._liveness.heard = now
         buffer = self._buffer
         buffer += data
+        was_amid = self._guard.amid_section
         try:
             used = self._read(buffer, now)
+        except _Failed:
+            return self.take_events()
         except ProtocolError as error:
-            # h2 has queued its GOAWAY, with the code and the last stream.
-            self._end(f"{type(error).__name__}: {error}")
+            # h2 has queued its GOAWAY, with the code and the last stream.  What it says of the
+            # frame is not counted by: a peer could make up any number of reasons.
+            self._end(type(error).__name__)
             return self.take_events()
         del buffer[:used]
         if self._settled:
-            if not buffer and self._continuations is None:
+            if not buffer and not self._guard.amid_section:
                 self._deadline = None
-            elif used or self._deadline is None:
+            elif self._deadline is None or (used and not was_amid):
                 self._deadline = now + self._limits.request_seconds
         return self.take_events()
 
@@ -195,19 +205,19 @@ class Http2:
         """Feed the whole frames of `buffer`, one by one; how many bytes they were."""
         used = 0
         if not self._preface:
-            if not _PREFACE.startswith(buffer[: len(_PREFACE)]):
+            if not frames.PREFACE.startswith(buffer[: len(frames.PREFACE)]):
                 self._fail(ErrorCodes.PROTOCOL_ERROR, "no HTTP/2 preface")
-            if len(buffer) < len(_PREFACE):
+            if len(buffer) < len(frames.PREFACE):
                 return 0
-            self._machine.receive_data(_PREFACE)
+            self._machine.receive_data(frames.PREFACE)
             self._preface = True
-            used = len(_PREFACE)
-        while not self._closed and len(buffer) - used >= _HEAD_BYTES:
+            used = len(frames.PREFACE)
+        while not self._closed and len(buffer) - used >= HEAD_BYTES:
             size = int.from_bytes(buffer[used : used + 3], "big")
-            if size > FRAME_BYTES:
-                # Here, not when the body has come: h2 would buffer it first, all 16 MB.
-                self._fail(ErrorCodes.FRAME_SIZE_ERROR, "frame over SETTINGS_MAX_FRAME_SIZE")
-            end = used + _HEAD_BYTES + size
+            # Here, not when the body has come: h2 would buffer it first, all 16 MB.
+            if breach := self._guard.head(buffer[used + 3], size):
+                self._break(breach)
+            end = used + HEAD_BYTES + size
             if end > len(buffer):
                 break
             self._frame(bytes(buffer[used:end]), now)
@@ -216,29 +226,39 @@ class Http2:
 
     def _frame(self, frame: bytes, now: float) -> None:
         kind, flags = frame[3], frame[4]
-        stream = int.from_bytes(frame[5:9], "big") & _MAX_STREAM
+        stream = int.from_bytes(frame[5:9], "big") & MAX_STREAM
         if not self._settled:
-            if kind != _SETTINGS or flags & _ACK:
+            if kind != frames.SETTINGS or flags & frames.ACK:
                 self._fail(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
             self._settled = True
-        if self._continuations is not None:
-            self._continuation(frame, kind, flags, now)
-        elif kind == _WINDOW_UPDATE:
+        guard, resets_sent = self._guard, self.statistics.resets_sent
+        amid_section = guard.amid_section
+        if breach := guard.frame(kind, flags, len(frame) - HEAD_BYTES, now):
+            self._break(breach)
+        if amid_section:
+            self._feed(frame, now)  # which refuses anything but CONTINUATION
+        elif kind == frames.WINDOW_UPDATE:
             self._window_update(frame, stream, now)
-        elif kind == _HEADERS:
+        elif kind == frames.HEADERS:
             self._headers(frame, flags, stream, now)
-        elif kind == _SETTINGS:
+        elif kind == frames.RST_STREAM:
+            self._rst_stream(frame, stream, now)
+        elif kind == frames.SETTINGS:
             self._settings(frame, flags, now)
-        elif kind == _PRIORITY:
+        elif kind == frames.PRIORITY:
             self._priority(frame, stream, now)
-        elif kind == _GOAWAY:
+        elif kind == frames.GOAWAY:
             self._goaway(frame, stream)
-        elif kind == _DATA:
+        elif kind == frames.DATA:
+            self._stray_data(stream, now)
             self._feed(frame, now)
             self._machine.forgive(stream)
-        elif kind <= _CONTINUATION:
+        elif kind <= frames.CONTINUATION:
             self._feed(frame, now)
         # else: a frame of an extension, ignored (RFC 9113 5.5)
+        given_up = self.statistics.resets_sent - resets_sent
+        if given_up and (breach := guard.gave_up(now, given_up)):
+            self._break(breach)
 
     def _feed(self, frame: bytes, now: float) -> None:
         for event in self._machine.receive_data(frame):
@@ -257,8 +277,11 @@ class Http2:
                     else:
                         self.statistics.resets_sent += 1
                     self._gone(event.stream_id)
+                case PingAckReceived() if event.ping_data == PROBE:
+                    self._liveness.answered(now)
                 case PingAckReceived() if event.ping_data == _DRAIN_PING:
-                    self._goaway_now(self._machine.highest_inbound_stream_id)
+                    last = self._machine.highest_inbound_stream_id
+                    self._machine.raw(frames.goaway_frame(last))
                     self._last_word = True
                 case _:
                     # WINDOW_UPDATE and SETTINGS are acted on where the frame came in; PING has
@@ -269,70 +292,52 @@ class Http2:
 
     def _headers(self, frame: bytes, flags: int, stream: int, now: float) -> None:
         self._fault = None
-        if flags & _PRIORITY_FLAG:
-            at = _HEAD_BYTES + bool(flags & _PADDED)
-            if int.from_bytes(frame[at : at + 4], "big") & _MAX_STREAM == stream:
-                frame = frame[:at] + bytes(4) + frame[at + 4 :]
-                self._fault = ErrorCodes.PROTOCOL_ERROR
-        if stream in self._machine.streams and not flags & _END_STREAM:
-            # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
-            frame = frame[:4] + bytes((flags | _END_STREAM,)) + frame[5:]
+        if frames.dependency(frame) == stream:
+            frame = frames.independent(frame)
             self._fault = ErrorCodes.PROTOCOL_ERROR
-        if not flags & _END_HEADERS:
-            self._continuations = 0
+        if stream in self._machine.streams and not flags & frames.END_STREAM:
+            # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
+            frame = frame[:4] + bytes((flags | frames.END_STREAM,)) + frame[5:]
+            self._fault = ErrorCodes.PROTOCOL_ERROR
         self._feed(frame, now)
 
-    def _continuation(self, frame: bytes, kind: int, flags: int, now: float) -> None:
-        assert self._continuations is not None
-        self._continuations += 1
-        if self._continuations > self._limits.continuation_frames:
-            self._fail(ErrorCodes.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
-        if kind == _CONTINUATION and flags & _END_HEADERS:
-            self._continuations = None
-        self._feed(frame, now)  # which refuses anything else amid a header section
+    def _rst_stream(self, frame: bytes, stream: int, now: float) -> None:
+        answered = stream in self._flow.outflows and stream not in self._unanswered
+        is_open = stream in self._machine.streams
+        if breach := self._guard.reset(now, is_open=is_open, answered=answered):
+            self._break(breach)
+        self._feed(frame, now)
+
+    def _stray_data(self, stream: int, now: float) -> None:
+        # h2 resets a closed stream once more for it, and tells nobody.
+        if stream not in self._machine.streams and (breach := self._guard.gave_up(now)):
+            self._break(breach)
 
     def _priority(self, frame: bytes, stream: int, now: float) -> None:
-        idle = stream > self._machine.highest_inbound_stream_id
-        if stream and len(frame) != _HEAD_BYTES + 5 and not idle:
-            self._reset(stream, ErrorCodes.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
-        elif (
-            stream
-            and len(frame) == _HEAD_BYTES + 5
-            and int.from_bytes(frame[9:13], "big") & _MAX_STREAM == stream
-        ):
-            # RFC 7540 5.3.1.  An idle stream cannot be reset, so there h2 ends the connection.
-            if idle:
-                self._feed(frame, now)
-            else:
-                self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "stream depends on itself")
-        else:
+        # An idle stream cannot be reset, so there h2 ends the connection.
+        if not stream or stream > self._machine.highest_inbound_stream_id:
             self._feed(frame, now)
+        elif len(frame) != HEAD_BYTES + 5:
+            self._reset(stream, ErrorCodes.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
+        elif frames.dependency(frame) == stream:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "stream depends on itself")
+        # else: ignored (RFC 9113 5.3.2)
 
     def _goaway(self, frame: bytes, stream: int) -> None:
         # h2 would close both ways (python-hyper/h2#1181); a client that says GOAWAY opens nothing
         # more, but reads its streams to their end (RFC 9113 6.8).
         if stream:
             self._fail(ErrorCodes.PROTOCOL_ERROR, "GOAWAY on a stream")
-        if len(frame) < _HEAD_BYTES + 8:
+        if len(frame) < HEAD_BYTES + 8:
             self._fail(ErrorCodes.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
         self._draining = True
 
     def _settings(self, frame: bytes, flags: int, now: float) -> None:
-        body = frame[_HEAD_BYTES:]
-        if flags & _ACK or len(body) % 6 or frame[5:9] != b"\0\0\0\0":
+        if flags & frames.ACK or (len(frame) - HEAD_BYTES) % 6 or frame[5:9] != b"\0\0\0\0":
             self._feed(frame, now)
             return
-        # h2 keeps settings it does not know, for ever.
-        kept = b""
-        resizes = False
-        for name, value in struct.iter_unpack(">HL", body):
-            if name in _KNOWN_SETTINGS:
-                if name == _SETTINGS_HEADER_TABLE_SIZE:
-                    value = min(value, _ENCODER_TABLE_BYTES)
-                resizes = resizes or name == _SETTINGS_INITIAL_WINDOW_SIZE
-                kept += struct.pack(">HL", name, value)
-        frame = len(kept).to_bytes(3, "big") + frame[3:_HEAD_BYTES] + kept
-        if not resizes:
+        frame, moves_windows = frames.known_settings(frame)
+        if not moves_windows:
             self._feed(frame, now)
             return
         flow = self._flow
@@ -343,9 +348,12 @@ class Http2:
 
     def _window_update(self, frame: bytes, stream: int, now: float) -> None:
         flow = self._flow
+        sent = self._granted - self._machine.outbound_flow_control_window
+        if breach := self._guard.window_update(sent, now):
+            self._break(breach)
         outflow = flow.outflows.get(stream)
-        increment = int.from_bytes(frame[_HEAD_BYTES:], "big") & _MAX_WINDOW
-        whole = len(frame) == _HEAD_BYTES + 4
+        increment = int.from_bytes(frame[HEAD_BYTES:], "big") & MAX_WINDOW
+        whole = len(frame) == HEAD_BYTES + 4
         if outflow is None:
             if whole and stream in self._recent:
                 self._window_update_late(stream, increment)
@@ -354,6 +362,7 @@ class Http2:
             else:
                 self._feed(frame, now)
                 if not stream:
+                    self._granted += increment
                     self._window_closed_since = None
             return
         if whole and not increment:
@@ -368,20 +377,25 @@ class Http2:
         # Such a frame may have crossed our END_STREAM and is ignored, but for the one fault that
         # it can still show (RFC 9113 6.9.1).
         self._recent[stream] += increment
-        if self._recent[stream] > _MAX_WINDOW:
+        if self._recent[stream] > MAX_WINDOW:
             del self._recent[stream]
-            self._machine.raw(_reset_frame(stream, ErrorCodes.FLOW_CONTROL_ERROR))
+            self._machine.raw(frames.reset_frame(stream, ErrorCodes.FLOW_CONTROL_ERROR))
             self.statistics.resets_sent += 1
 
     # -- requests
 
     def _opened(self, stream: int, ended: bool, now: float) -> None:
         self._idle_since = None
+        self._guard.request()
         self.statistics.requests += 1
+        refuses = self._draining
+        if stream >= self._limits.stream_id and not refuses:
+            self._count("stream ids used up")
+            self.drain()
         if self._fault is not None:
             self._reset(stream, self._fault, "stream depends on itself")
             return
-        if self._draining or len(self._machine.streams) > self._limits.max_concurrent_streams:
+        if refuses or len(self._machine.streams) > self._limits.max_concurrent_streams:
             # No handler has seen it, so the browser may send it again (RFC 9113 8.7).
             self.statistics.refused += 1
             self._reset(stream, ErrorCodes.REFUSED_STREAM, "surplus stream")
@@ -391,7 +405,10 @@ class Http2:
             case Malformed():
                 self._reset(stream, ErrorCodes.PROTOCOL_ERROR, head.reason)
             case TooLarge():
+                self._count("header section too large")
                 self.respond(stream, problem(431, head.reason))
+                if breach := self._guard.gave_up(now, TOO_LARGE_COST):
+                    self._break(breach)
             case Head() if ended:
                 if head.content_length:
                     self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "content-length without body")
@@ -403,6 +420,7 @@ class Http2:
     def _await_body(self, stream: int, head: Head, now: float) -> None:
         limits = self._limits
         if (head.content_length or 0) > limits.body_bytes:
+            self._count("body too large")
             self.respond(stream, problem(413, f"a body may have {limits.body_bytes} bytes"))
             return
         self._bodies[stream] = _Body(head, now + limits.body_seconds)
@@ -423,6 +441,7 @@ class Http2:
         if expected is not None and len(body.data) > expected:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "body over its content-length")
         elif len(body.data) > limits.body_bytes:
+            self._count("body too large")
             self.respond(stream, problem(413, f"a body may have {limits.body_bytes} bytes"))
         elif self._body_bytes > limits.connection_body_bytes:
             self._reset(stream, ErrorCodes.ENHANCE_YOUR_CALM, "too many bodies at once")
@@ -477,6 +496,7 @@ class Http2:
             return
         machine.send_headers(stream, fields)
         outflow = self._flow.begin(stream)
+        self._unanswered.add(stream)
         outflow.push(response.body)
         outflow.ends = outflow.whole = True
 
@@ -486,6 +506,7 @@ class Http2:
             return
         machine.send_headers(stream, _section(200, fields))
         outflow = self._flow.begin(stream)
+        self._unanswered.add(stream)
         outflow.tells = True
         outflow.push(first)
 
@@ -542,9 +563,15 @@ class Http2:
             self._give_up("no whole frame within request_seconds")
         elif self._idle_since is not None and now >= self._idle_since + limits.idle_seconds:
             self.close()
+        elif self._liveness.lost(now, self._machine.unsent):
+            self._machine.close_connection(ErrorCodes.NO_ERROR)
+            self._end("no answer to a PING within probe_answer_seconds")
+        elif self._machine.streams and self._liveness.due(now):
+            self._machine.ping(PROBE)
         if self._bodies:
             late = [stream for stream, body in self._bodies.items() if now >= body.deadline]
             for stream in late:
+                self._count("no whole body within body_seconds")
                 self.respond(stream, problem(408, f"no body within {limits.body_seconds} s"))
         if flow.stalled:
             over = now - limits.stall_seconds
@@ -568,7 +595,7 @@ class Http2:
         # RFC 9113 6.8: first the largest id, so that requests on their way are not lost; a round
         # trip later, when the PING comes back, the true one.
         self._draining = True
-        self._goaway_now(_MAX_STREAM)
+        self._machine.raw(frames.goaway_frame(MAX_STREAM))
         self._machine.ping(_DRAIN_PING)
 
     def close(self) -> None:
@@ -581,15 +608,14 @@ class Http2:
         self._machine.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
         self._end(reason)
 
-    def _goaway_now(self, last: int) -> None:
-        payload = last.to_bytes(4, "big") + bytes(4)
-        self._machine.raw(b"\0\0\x08\x07\0\0\0\0\0" + payload)
-
-    def _fail(self, code: ErrorCodes, reason: str) -> None:
+    def _fail(self, code: ErrorCodes, reason: str) -> NoReturn:
         """A connection error of our own finding."""
         self._machine.close_connection(code)
         self._end(reason)
-        raise ProtocolError(reason)
+        raise _Failed
+
+    def _break(self, breach: Breach) -> NoReturn:
+        self._fail(ErrorCodes(breach.code), breach.reason)
 
     def _end(self, reason: str) -> None:
         self._closed = self._flow.shut = True
@@ -600,7 +626,7 @@ class Http2:
         if stream in self._machine.streams:
             self._machine.reset_stream(stream, code)
         else:
-            self._machine.raw(_reset_frame(stream, code))
+            self._machine.raw(frames.reset_frame(stream, code))
         self.statistics.resets_sent += 1
         self._count(reason)
         self._gone(stream)
@@ -647,7 +673,3 @@ def _section(status: int, fields: Fields) -> list[tuple[bytes, bytes]]:
     section = [(b":status", b"%d" % status)]
     section += [each for each in fields if each[0] not in _DROPPED_FIELDS]
     return section
-
-
-def _reset_frame(stream: int, code: ErrorCodes) -> bytes:
-    return b"\0\0\x04\x03\0" + stream.to_bytes(4, "big") + code.to_bytes(4, "big")

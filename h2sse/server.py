@@ -14,7 +14,7 @@ import itertools
 import logging
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVarTuple, final
 
@@ -24,11 +24,13 @@ from .app import ServerStatistics
 from .config import Config
 from .connection import Connection
 from .errors import ConfigError
+from .guard import BREACHES, Bucket
 from .sse import HEARTBEAT
 from .tls import Certificates
 
 if TYPE_CHECKING:
     from .app import App
+    from .trace import Taps
 
 __all__ = ["Listening", "Server", "serve"]
 
@@ -48,6 +50,12 @@ _ACCEPT_PAUSE_SECONDS = 0.25
 _ACCEPT_AGAIN = frozenset((errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM))
 # What a peer may take to answer the PING that follows our first GOAWAY.
 _ROUND_TRIP_SECONDS = 1.0
+# Of connections that were stopped from something: whoever makes a thousand of them must not also
+# fill the log.  /metrics has them all.
+_LOG_LINES = 20
+_LOG_LINES_PER_SECOND = 1.0
+# No peer can make up reasons, as far as we know; should one, they are counted as one.
+_REASONS = 200
 _BACKLOG = 4096
 _FREE_PORT_TRIES = 20
 _NO_SUCH_ADDRESS = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
@@ -75,19 +83,20 @@ class Listening:
 async def serve(
     app: App,
     config: Config | None = None,
+    taps: Taps | None = None,
     *,
     task_status: trio.TaskStatus[Listening] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an app until cancelled, or until `Listening.aclose`.
 
     For `await nursery.start(serve, app, config)`, which returns a `Listening` once the sockets
-    are bound.  Raises ConfigError for a certificate that cannot be used, OSError if the address
-    cannot be bound.
+    are bound.  `taps`, if given, are told of every byte (trace/).  Raises ConfigError for a
+    certificate that cannot be used, OSError if the address cannot be bound.
     """
     config = config if config is not None else Config()
     certificates = Certificates(config.tls, http1=config.http1)
     sockets = await _bind(config)
-    server = Server(app, config, certificates)
+    server = Server(app, config, certificates, taps)
     try:
         async with trio.open_nursery() as nursery:
             addresses = tuple(each.getsockname()[:2] for each in sockets)
@@ -171,11 +180,14 @@ def _bind_one(family: int, address: tuple[Any, ...]) -> socket.socket:
 class Server:
     """The state of one `serve` call."""
 
-    def __init__(self, app: App, config: Config, certificates: Certificates) -> None:
+    def __init__(
+        self, app: App, config: Config, certificates: Certificates, taps: Taps | None = None
+    ) -> None:
         self.app = app
         self.config = config
         self.limits = config.limits
         self.certificates = certificates
+        self.taps = taps
         self.stop = trio.Event()
         self.stopped = trio.Event()
         self.running = True  # whether new tasks may begin
@@ -191,6 +203,10 @@ class Server:
         self._draining = False
         self._accepted = self._refused = 0
         self._full_logged = False
+        # What connections with heavy input take turns by; first come, first served.
+        self.turns = trio.Lock()
+        self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
+        self._untold = 0
         self._past: Counter[str] = Counter()  # counts of connections that are gone
         self._reasons: Counter[str] = Counter()
 
@@ -253,9 +269,35 @@ class Server:
         if self._draining:
             connection.drain()
 
-    def count(self, reason: str) -> None:
-        """A connection was ended by us."""
+    def count(self, reason: str, connection: Connection | None = None) -> None:
+        """Something was ended by us, or could not begin."""
         self._reasons[reason] += 1
+        if connection is not None:
+            self.tell(connection, {reason: 1})
+
+    def tell(self, connection: Connection, reasons: Mapping[str, int]) -> None:
+        """Log what a connection was stopped from doing, in one line, and not too many lines."""
+        level = logging.WARNING if reasons.keys() & BREACHES else logging.INFO
+        if not reasons or not logger.isEnabledFor(level):
+            return
+        if not self._telling.take(self.now()):
+            self._untold += 1
+            return
+        untold, self._untold = self._untold, 0
+        logger.log(
+            level,
+            "connection %d from %s over %s: %s%s",
+            connection.number,
+            connection.peer,
+            connection.protocol,
+            ", ".join(f"{reason} ({count})" for reason, count in reasons.items()),
+            f" (and {untold} connections more that were not logged)" if untold else "",
+        )
+
+    @property
+    def connections(self) -> Collection[Connection]:
+        """Those that are open."""
+        return self._connections.keys()
 
     # -- accepting
 
@@ -427,4 +469,6 @@ class Server:
         totals["resets_sent"] += counts.resets_sent
         totals["refused"] += counts.refused
         totals["overflowed"] += counts.overflowed
-        reasons.update(counts.by_reason)
+        for reason, count in counts.by_reason.items():
+            known = reason in reasons or len(reasons) < _REASONS
+            reasons[reason if known else "other"] += count

@@ -45,8 +45,11 @@ def test_limits_take_the_least_and_the_most(name: str) -> None:
 
 
 def test_every_limit_names_its_unit() -> None:
-    units = ("seconds", "bytes", "fields", "frames", "events", "topics", "streams", "connections")
-    counts = {"topics_per_request", "connections_per_address"}
+    units = (
+        *("seconds", "bytes", "fields", "frames", "entries", "events", "topics", "streams"),
+        *("resets", "connections", "per_second", "per_minute"),
+    )
+    counts = {"topics_per_request", "connections_per_address", "stream_id"}
     assert [name for name in LIMITS if not name.endswith(units) and name not in counts] == []
 
 

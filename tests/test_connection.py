@@ -388,7 +388,7 @@ async def test_a_slow_reader_is_not_a_stalled_one(
 async def test_a_flood_of_pings_from_one_who_does_not_read_is_not_read(
     small_buffers: None,
 ) -> None:
-    limits = h2sse.Limits(unsent_control_bytes=16 * 1024)
+    limits = h2sse.Limits(unsent_control_bytes=16 * 1024, small_frames=30_000)
     flood = [ping(number.to_bytes(8, "big")) for number in range(20_000)]
     async with (
         serving(h2sse.App(), limits=limits) as served,

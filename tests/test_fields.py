@@ -185,7 +185,7 @@ MALFORMED: dict[str, tuple[list[Pair], str]] = {
         for name in (b"", b"X", b"xY", b"x y", b"x:", b"x\n", b"x\0", b"\xe9", b"x,", b'"x"')
     },
     **{
-        f"value {value!r}": (section((b"x", value)), "value of x")
+        f"value {value!r}": (section((b"x", value)), "a value")
         for value in (
             b" a",
             b"a ",
@@ -200,7 +200,7 @@ MALFORMED: dict[str, tuple[list[Pair], str]] = {
         )
     },
     # Firefox has sent these (behaviour seen: ids with control bytes and blanks).
-    "odd last event id": (section((b"last-event-id", b"a\x01\x7f ")), "value of last-event-id"),
+    "odd last event id": (section((b"last-event-id", b"a\x01\x7f ")), "a value"),
     **{
         f"{name.decode()}": (section((name, b"x")), "connection-specific")
         for name in (
@@ -271,7 +271,7 @@ def test_trailers() -> None:
         ([(b":path", b"/")], "a pseudo-header field in trailers"),
         ([X, (b":status", b"200")], "a pseudo-header field in trailers"),
         ([(b"X", b"1")], "field name"),
-        ([(b"x", b" ")], "value of x"),
+        ([(b"x", b" ")], "a value"),
         ([(b"connection", b"close")], "connection-specific"),
     ):
         verdict = read_trailers(fields)

@@ -141,7 +141,14 @@ class Programs(RuleBasedStateMachine):
     def start(self, window: int, take: int) -> None:
         # A small one makes output stop amid a lane, as a full socket does.
         flow.TAKE_BYTES = take
-        limits = Limits(tab_backlog_bytes=120_000, connection_backlog_bytes=400_000)
+        limits = Limits(
+            tab_backlog_bytes=120_000,
+            connection_backlog_bytes=400_000,
+            # No time passes here in which to earn more.
+            settings_frames=10_000,
+            small_frames=10_000,
+            resets=10_000,
+        )
         self.link = Link(limits, window=window)
         self.lanes = [self.link.wire.lane(), self.link.wire.lane()]
         self.lane_of: dict[int, int] = {}

@@ -15,14 +15,14 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 from h2.stream import H2Stream
-from hpack import Decoder, Encoder
+from hpack import Decoder, Encoder, HPACKError
 from hpack.table import HeaderTable
 from hypothesis import given
 from hypothesis import strategies as st
 
 from h2sse.config import Limits
 from h2sse.http2 import Http2
-from h2sse.machine import Machine
+from h2sse.machine import FieldDecoder, Machine
 from h2sse.wire import Gone, Request, Response, WireEvent
 
 FIELDS = (
@@ -139,6 +139,51 @@ def test_the_hooks_into_h2_are_where_they_were() -> None:
     )
     assert list(inspect.signature(Decoder.decode).parameters) == ["self", "data", "raw"]
     assert list(inspect.signature(Encoder.encode).parameters) == ["self", "headers", "huffman"]
+    assert machine.remote_settings._settings.keys() >= {SettingCodes.INITIAL_WINDOW_SIZE}
+    assert machine.outbound_flow_control_window == 65_535
+
+
+def test_the_hooks_into_hpack_are_where_they_were() -> None:
+    """Our decoder's loop is our own; what one field is, it asks hpack."""
+    assert list(inspect.signature(Decoder._decode_indexed).parameters) == ["self", "data"]
+    assert list(inspect.signature(Decoder._decode_literal).parameters) == [
+        *("self", "data", "should_index")
+    ]
+    assert list(inspect.signature(Decoder._update_encoding_context).parameters) == ["self", "data"]
+    assert list(inspect.signature(Decoder._assert_valid_table_size).parameters) == ["self"]
+    assert HeaderTable().get_by_index(2) == (b":method", b"GET")
+
+
+FIELD = st.tuples(st.sampled_from([b"a", b"b", b":path", b"cookie"]), st.binary(max_size=6))
+
+
+@given(st.lists(st.lists(FIELD, max_size=6), max_size=6), st.booleans())
+def test_our_decoder_reads_what_hpack_s_reads(
+    sections: list[list[tuple[bytes, bytes]]], resizes: bool
+) -> None:
+    encoder, theirs, ours = Encoder(), Decoder(), FieldDecoder(Limits())
+    for number, section in enumerate(sections):
+        if resizes and number == 2:
+            encoder.header_table_size = 64
+        block = encoder.encode(section)
+        ours.decode(block)
+        assert list(ours.section) == [tuple(each) for each in theirs.decode(block, raw=True)]
+        assert list(ours.header_table.dynamic_entries) == list(theirs.header_table.dynamic_entries)
+
+
+@given(st.binary(max_size=60))
+def test_our_decoder_fails_where_hpack_s_fails(block: bytes) -> None:
+    """But for table-size updates, of which it takes two."""
+
+    def outcome(decoder: Decoder) -> str:
+        try:
+            decoder.decode(block, raw=True)
+        except (HPACKError, IndexError):
+            return "error"
+        return "fields"
+
+    if block[:1] and block[0] & 0xE0 != 0x20:
+        assert outcome(FieldDecoder(Limits())) == outcome(Decoder())
 
 
 def test_the_table_makes_a_new_entry_of_an_equal_one() -> None:

@@ -15,25 +15,39 @@ ROOT = Path(h2sse.__file__).parent
 
 # Imports go upwards in this table, or stay in their row.
 LAYERS: dict[str, set[str]] = {
-    "vocabulary": {"errors", "config", "sse", "wire"},
+    "vocabulary": {"errors", "config", "sse", "wire", "client.limits", "client.exchange"},
     "core": {
+        *("client.source", "client.http1", "client.http2"),
         *("fields", "flow", "machine", "http1", "http1_heads", "http2", "hello"),
-        *("history", "hub", "publishing", "app", "pages", "metering", "metrics"),
+        *("trace", "trace.record", "trace.events", "trace.http1", "trace.http2"),
+        *(
+            "guard",
+            "frames",
+            "liveness",
+            "history",
+            "hub",
+            "publishing",
+            "app",
+            "pages",
+            "metering",
+            "metrics",
+        ),
     },
-    "shell": {"tls", "connection", "server"},
+    "shell": {"client", "client.connection", "tls", "connection", "server", "asgi"},
     "edge": {
         *("__init__", "__main__", "cli", "commands", "post", "settings", "terminal"),
-        *("demo", "demo.bodies", "demo.pages"),
+        *("trace.output", "demo", "demo.bodies", "demo.pages", "demo.trace"),
         *("demo.clock", "demo.facts", "demo.people", "demo.tabs", "demo.theme", "demo.timestamps"),
     },
 }
 
 # Everything that is not in the standard library, and the only modules that know of it.
 PACKAGES: dict[str, set[str]] = {
-    "h2": {"http2", "machine", "flow"},
-    "hpack": {"machine"},
-    "h11": {"http1", "http1_heads"},
+    "h2": {"client.http2", "http2", "machine", "flow"},
+    "hpack": {"client.http2", "machine", "trace.http2"},
+    "h11": {"client.http1", "http1", "http1_heads"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
+    "anyio": {"asgi"},
     "prometheus_client": {"metrics"},
     "trustme": {"tls"},
     "cryptography": {"tls"},
@@ -41,7 +55,10 @@ PACKAGES: dict[str, set[str]] = {
 FOR_TYPES_ONLY = {("flow", "h2")}
 
 # A wire knows bytes, not events; the hub knows events, not bytes.  Not even through others.
-WIRES = {"http1", "http1_heads", "http2", "machine", "flow", "fields"}
+WIRES = {
+    *("http1", "http1_heads", "http2", "machine", "flow", "fields"),
+    *("client.http1", "client.http2"),
+}
 EVENTS = {"sse", "history", "hub", "publishing", "app"}
 STRANGERS: dict[str, set[str]] = {
     **dict.fromkeys(WIRES, EVENTS),

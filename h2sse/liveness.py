@@ -1,0 +1,61 @@
+"""Whether a peer that is silent is still there: one PING for all streams of a connection.
+
+    quiet --probe_seconds--> asked --answered--> quiet
+                               | probe_answer_seconds, and nothing else heard
+                               v
+                              lost
+
+A cable that is pulled sends no FIN.  Without this, tabs would seem present until TCP gives up on
+the heartbeats, a quarter of an hour later.  The answer also tells the round-trip time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, final
+
+if TYPE_CHECKING:
+    from .config import Limits
+
+__all__ = ["PROBE", "Liveness"]
+
+# What the PING carries, by which its answer is known.
+PROBE: Final = b"h2sse up"
+
+
+@final
+class Liveness:
+    """One connection's; `heard` is to be set to `now` when anything comes from the peer."""
+
+    __slots__ = ("_asked", "_deadline", "_limits", "heard", "round_trip")
+
+    def __init__(self, limits: Limits, now: float) -> None:
+        self._limits = limits
+        self._asked: float | None = None
+        self._deadline: float | None = None
+        self.heard = now
+        self.round_trip: float | None = None  # in seconds, as last measured
+
+    def due(self, now: float) -> bool:
+        """Whether to ask now.  If so, the question counts as asked."""
+        if self._asked is not None or now < self.heard + self._limits.probe_seconds:
+            return False
+        self._asked = now
+        return True
+
+    def lost(self, now: float, unsent: int) -> bool:
+        """Whether the question has stayed unanswered for too long."""
+        if self._asked is None:
+            return False
+        patience = self._limits.probe_answer_seconds
+        if self._deadline is None:
+            # The socket may have been full: the peer's time begins when the question is out.
+            if not unsent:
+                self._deadline = now + patience
+            return False
+        return now >= max(self._deadline, self.heard + patience)
+
+    def answered(self, now: float) -> None:
+        """The PING has come back."""
+        if self._asked is not None:
+            self.round_trip = now - self._asked
+            self._asked = self._deadline = None

@@ -1,0 +1,635 @@
+"""Hostile and broken peers, by real bytes over real TLS.  `docs/security.md` names these tests.
+
+Each attack is sent as it stands in its description (a CVE has its number beside it); the server is
+to answer as promised, to count the reason, and to go on serving everyone else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+
+import pytest
+import trio
+from support import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    MAX_WINDOW,
+    PATIENCE_SECONDS,
+    PING,
+    PRIORITY,
+    SETTINGS,
+    RawClient,
+    Served,
+    frame,
+    ping,
+    reset,
+    serving,
+    settings_frame,
+    window_update,
+)
+from trio.testing import MockClock
+
+import h2sse
+import h2sse.connection
+
+EVENTS = "/events?topic=a"
+NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
+REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 7, 8, 11
+
+# A tenth of the defaults, and next to nothing earned back while a test runs.
+LIMITS = h2sse.Limits(
+    small_frames=100,
+    small_frames_per_second=0.01,
+    resets=50,
+    resets_per_second=0.01,
+    settings_frames=5,
+    settings_frames_per_minute=0.01,
+)
+
+
+def reasons(served: Served) -> dict[str, int]:
+    return dict(served.server.statistics().reasons)
+
+
+async def attack(client: RawClient, *pieces: bytes) -> int:
+    """Send bytes to one who may have enough of them before their end; the code of its GOAWAY."""
+    with suppress(trio.BrokenResourceError):
+        await client.send(*pieces)
+    await client.read_to_end()
+    assert client.frames[-1].kind == GOAWAY
+    return client.frames[-1].code
+
+
+@asynccontextmanager
+async def bystander(served: Served) -> AsyncIterator[None]:
+    """Somebody else's tab, which hears what is published though the block was an attack."""
+    async with served.client() as client:
+        tab = await client.listen("/events?topic=bystander")
+        yield
+        served.app.publish("bystander", h2sse.Event(data="x"))
+        await client.heard(1, tab)
+
+
+# -- HTTP/2: floods
+
+
+def requests(client: RawClient, count: int, *fields: tuple[str, str]) -> list[tuple[int, bytes]]:
+    """So many GET requests, as stream and bytes."""
+    made = [client.request(EVENTS, *fields) for _ in range(count)]
+    return [(stream.id, data) for stream, data in made]
+
+
+def rapid_resets(client: RawClient) -> list[bytes]:
+    return [data + reset(stream) for stream, data in requests(client, 60)]
+
+
+def rapid_resets_by_two(client: RawClient) -> list[bytes]:
+    made = requests(client, 60)
+    return [data for _, data in made] + [reset(stream) for stream, _ in made]
+
+
+def malformed_requests(client: RawClient) -> list[bytes]:
+    return [data for _, data in requests(client, 60, ("x", "a\x01"))]
+
+
+def windows_that_overflow(client: RawClient) -> list[bytes]:
+    return [data + window_update(stream, MAX_WINDOW) for stream, data in requests(client, 60)]
+
+
+def windows_of_nothing(client: RawClient) -> list[bytes]:
+    return [data + window_update(stream, 0) for stream, data in requests(client, 60)]
+
+
+def data_after_the_end(client: RawClient) -> list[bytes]:
+    return [data + frame(DATA, 0, stream, bytes(40)) for stream, data in requests(client, 60)]
+
+
+def data_on_a_reset_stream(client: RawClient) -> list[bytes]:
+    ((stream, data),) = requests(client, 1)
+    return [data, reset(stream), *[frame(DATA, 0, stream, bytes(40))] * 60]
+
+
+def sections_too_large(client: RawClient) -> list[bytes]:
+    return [data for _, data in requests(client, 6, *[("a", "b")] * 200)]
+
+
+def on_an_open_body(kind: int, payload: bytes, count: int) -> Callable[[RawClient], list[bytes]]:
+    def build(client: RawClient) -> list[bytes]:
+        stream, data = client.request("/publish", method="POST", body=b"")
+        opening = data[:4] + bytes((END_HEADERS,)) + data[5 : len(data) - 9]
+        return [opening, *[frame(kind, 0, stream.id, payload)] * count]
+
+    return build
+
+
+def repeated(data: bytes, count: int) -> Callable[[RawClient], list[bytes]]:
+    return lambda _: [data] * count
+
+
+FLOODS: dict[str, tuple[Callable[[RawClient], list[bytes]], str]] = {
+    "PING": (repeated(ping(bytes(8)), 101), "too many PING frames"),  # CVE-2019-9512
+    "PING answers": (repeated(frame(PING, ACK, 0, bytes(8)), 101), "too many PING frames"),
+    "PRIORITY": (  # CVE-2019-9513
+        repeated(frame(PRIORITY, 0, 1, bytes(5)), 101),
+        "too many PRIORITY frames",
+    ),
+    "WINDOW_UPDATE": (repeated(window_update(0, 1), 101), "too many WINDOW_UPDATE frames"),
+    "GOAWAY": (repeated(frame(GOAWAY, 0, 0, bytes(8)), 101), "too many GOAWAY frames"),
+    "unknown frames": (repeated(frame(0xBB, 0, 0), 101), "too many unknown frames"),
+    "empty DATA": (on_an_open_body(DATA, b"", 110), "too many short DATA frames"),  # 2019-9518
+    "DATA of a byte": (on_an_open_body(DATA, b"x", 110), "too many short DATA frames"),
+    "SETTINGS": (repeated(settings_frame({}), 6), "too many SETTINGS frames"),  # CVE-2019-9515
+    "rapid resets": (rapid_resets, "too many requests given up"),  # CVE-2023-44487
+    "rapid resets, by two": (rapid_resets_by_two, "too many requests given up"),
+    # CVE-2025-8671: what makes us reset.
+    "malformed requests": (malformed_requests, "too many requests given up"),
+    "windows that overflow": (windows_that_overflow, "too many requests given up"),
+    "windows of nothing": (windows_of_nothing, "too many requests given up"),
+    "DATA after the end": (data_after_the_end, "too many requests given up"),
+    "DATA on a reset stream": (data_on_a_reset_stream, "too many requests given up"),
+    "sections too large": (sections_too_large, "too many requests given up"),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_flood_ends_its_connection(name: str) -> None:
+    """Legal frames in illegal numbers: ENHANCE_YOUR_CALM, one reason, and nobody else feels it."""
+    build, reason = FLOODS[name]
+    async with serving(h2sse.App(), limits=LIMITS) as served, bystander(served):
+        async with served.client() as client:
+            assert await attack(client, *build(client)) == ENHANCE_YOUR_CALM
+        assert reasons(served)[reason] == 1
+        assert not served.app.tabs("a")
+
+
+@pytest.mark.parametrize("name", FLOODS)
+async def test_a_little_less_is_no_flood(name: str) -> None:
+    """With the bounds as they are by default, as much as that is nothing."""
+    build, _ = FLOODS[name]
+    async with serving(h2sse.App()) as served, served.client() as client:
+        await client.settle()
+        await client.send(*build(client))
+        await client.settle()
+        assert all(each.kind != GOAWAY for each in client.frames)
+
+
+async def test_a_reset_that_answers_nothing_is_a_small_frame() -> None:
+    """RST_STREAM for a stream that is over."""
+    async with serving(h2sse.App(), limits=LIMITS) as served, served.client() as client:
+        answer = await client.fetch("/healthz")
+        assert await attack(client, *[reset(answer.id)] * 110) == ENHANCE_YOUR_CALM
+        assert reasons(served) == {"too many RST_STREAM frames": 1}
+
+
+# -- HTTP/2: what browsers do all day
+
+
+async def test_300_tabs_opened_and_closed_in_a_loop_are_no_flood() -> None:
+    """EventSource.close() of a tab that was answered counts for nothing."""
+    limits = h2sse.Limits(
+        max_concurrent_streams=300,
+        resets=10,
+        resets_per_second=0.01,
+        small_frames=10,
+        small_frames_per_second=0.01,
+    )
+    async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
+        await client.send(window_update(0, 10_000_000))
+        for _ in range(10):
+            opened = [client.request(EVENTS) for _ in range(300)]
+            # Firefox gives each a window of its own.
+            pieces = [data + window_update(tab.id, 12_451_840) for tab, data in opened]
+            await client.send(*pieces)
+            await client.begun(*(tab for tab, _ in opened))
+            await client.send(*(reset(tab.id) for tab, _ in opened))
+        assert (await client.fetch("/healthz")).status == 200
+        assert reasons(served) == {}
+        assert served.server.statistics().resets_received == 3_000
+
+
+async def test_a_page_that_is_reloaded_while_it_loads_is_no_flood() -> None:
+    """A hundred requests given up a second, none of them answered, with the default bounds."""
+    app = h2sse.App()
+
+    @app.get("/slow")
+    async def slow(_: h2sse.Request) -> h2sse.Response:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with serving(app) as served, served.client() as client:
+        for _ in range(5):
+            opened = [client.request("/slow") for _ in range(100)]
+            await client.send(*(data for _, data in opened))
+            await client.send(*(reset(stream.id) for stream, _ in opened))
+        assert (await client.fetch("/healthz")).status == 200
+        assert reasons(served) == {}
+
+
+async def test_a_client_that_gives_back_every_event_by_itself_is_no_flood() -> None:
+    """Two WINDOW_UPDATE frames for each DATA frame, as simple clients send them."""
+    limits = h2sse.Limits(small_frames=20, small_frames_per_second=0.01)
+    async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
+        tab = await client.listen(EVENTS)
+        for number in range(1, 200):
+            served.app.publish("a", h2sse.Event(data="x" * 50))
+            await client.heard(number, tab)
+            size = len(tab.data_frames[-1].payload)
+            await client.send(window_update(0, size), window_update(tab.id, size))
+        assert (await client.fetch("/healthz")).status == 200
+
+
+# -- HTTP/2: frames that are refused
+
+
+@pytest.mark.parametrize(
+    ("head", "code"),
+    [
+        (frame(SETTINGS, 0, 0, bytes(6 * 33))[:9], ENHANCE_YOUR_CALM),
+        (b"\0\x40\x01" + bytes((HEADERS, 0, 0, 0, 0, 1)), FRAME_SIZE_ERROR),
+        (b"\xff\xff\xff" + bytes((0xBB, 0, 0, 0, 0, 1)), FRAME_SIZE_ERROR),
+    ],
+    ids=["SETTINGS of 33 entries", "HEADERS over 16 KiB", "unknown of 16 MiB"],
+)
+async def test_a_frame_too_long_is_refused_by_its_head(head: bytes, code: int) -> None:
+    """Nothing of its body is waited for, nor kept."""
+    async with serving(h2sse.App()) as served, bystander(served), served.client() as client:
+        assert await attack(client, head) == code
+
+
+async def test_settings_of_32_entries_are_taken() -> None:
+    """Clients that send eleven have been met."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        await client.send(settings_frame(dict.fromkeys(range(0x1000, 0x1020), 1)))
+        assert (await client.fetch("/healthz")).status == 200
+
+
+async def test_an_acknowledgement_of_nothing_is_refused() -> None:
+    """The server has sent SETTINGS once."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        await client.send(frame(SETTINGS, ACK, 0))
+        await client.settle()
+        assert await attack(client, frame(SETTINGS, ACK, 0)) == PROTOCOL_ERROR
+        assert reasons(served) == {"SETTINGS acknowledged that we did not send": 1}
+
+
+# -- HTTP/2: header sections
+
+
+async def test_a_header_block_is_bounded() -> None:
+    """CONTINUATION frames that are few but long (CVE-2024-27316)."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        pieces = [frame(HEADERS, END_STREAM, 1, bytes(16_384))]
+        pieces += [frame(CONTINUATION, 0, 1, bytes(16_384))] * 4
+        assert await attack(client, *pieces) == ENHANCE_YOUR_CALM
+        assert reasons(served) == {"header block too long": 1}
+
+
+async def test_continuation_frames_do_not_move_the_deadline(jumping_clock: MockClock) -> None:
+    """A header section that never ends, in pieces that come just in time."""
+    limits = h2sse.Limits(request_seconds=4)
+    async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
+        await client.settle()
+        began = trio.current_time()
+        await client.send(frame(HEADERS, END_STREAM, 1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_piece_by_piece, client)
+            await client.read_to_end()
+            assert 4 <= trio.current_time() - began <= 6
+            nursery.cancel_scope.cancel()
+        assert client.frames[-1].code == ENHANCE_YOUR_CALM
+
+
+async def _piece_by_piece(client: RawClient) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await trio.sleep(1)
+            await client.send(frame(CONTINUATION, 0, 1))
+
+
+async def test_table_size_updates_are_bounded() -> None:
+    """RFC 7541 4.2 has a use for two at the start of a block."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        stream, data = client.request("/healthz")
+        twice = b"\x20\x3f\xe1\x1f"  # to 0, and back to 4,096
+        await client.send(frame(HEADERS, 5, stream.id, twice + data[9:]))
+        await client.over(stream)
+        assert stream.status == 200
+        bomb = frame(HEADERS, 5, stream.id + 2, b"\x20" * 16_000)
+        assert await attack(client, bomb) == PROTOCOL_ERROR
+
+
+async def test_a_header_bomb_is_not_unpacked() -> None:
+    """2 KB that name one field of the table 1,900 times (CVE-2016-6581)."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        stream, data = client.request("/healthz", ("x", "y"))
+        await client.send(data)
+        await client.over(stream)
+        bomb = frame(HEADERS, 5, stream.id + 2, b"\xbe" * 1_900)
+        assert await attack(client, bomb) == ENHANCE_YOUR_CALM
+
+
+async def test_reasons_are_few_whatever_a_peer_makes_up() -> None:
+    """Names and values of its own choice do not become metrics."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        for number in range(100):
+            await client.fetch("/", (f"a b{number}", "1"))
+            await client.fetch("/", (f"x{number}", f"\x01{number}"))
+        assert len(reasons(served)) == 2
+
+
+# -- HTTP/2: the age of a connection
+
+
+async def test_a_connection_at_the_end_of_its_ids_is_told_to_go() -> None:
+    """It keeps its streams, and gets no new ones."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        early = await client.listen(EVENTS)
+        client.next_stream = 2**30 + 1
+        late = await client.listen(EVENTS)
+        (goaway,) = [each for each in client.frames if each.kind == GOAWAY]
+        assert (goaway.code, goaway.last_stream) == (NO_ERROR, MAX_WINDOW)
+        (asked,) = [each for each in client.frames if each.kind == PING]
+        await client.send(frame(PING, ACK, 0, asked.payload))
+        goaway = await client.read_frame(GOAWAY)
+        assert (goaway.code, goaway.last_stream) == (NO_ERROR, late.id)
+        surplus = await client.fetch(EVENTS)
+        assert surplus.reset == REFUSED_STREAM
+        served.app.publish("a", h2sse.Event(data="x"))
+        await client.heard(1, early, late)
+
+
+# -- liveness
+
+
+async def test_a_silent_http2_peer_is_noticed(jumping_clock: MockClock) -> None:
+    """One PING for all tabs; without an answer the tabs are gone, and presence says so."""
+    limits = h2sse.Limits(probe_seconds=3, probe_answer_seconds=2)
+    app = h2sse.App()
+    left = trio.Event()
+    async with serving(app, limits=limits) as served, served.client() as client:
+        await client.listen(EVENTS)
+        await client.listen(EVENTS)
+        app.presence("a")(lambda _: left.set())
+        began = trio.current_time()
+        await left.wait()
+        assert 5 <= trio.current_time() - began <= 8
+        await client.read_to_end()
+        assert len([each for each in client.frames if each.kind == PING]) == 1
+        assert reasons(served) == {"no answer to a PING within probe_answer_seconds": 1}
+
+
+async def test_a_peer_that_answers_is_left_alone(jumping_clock: MockClock) -> None:
+    """And its round trip is known."""
+    limits = h2sse.Limits(probe_seconds=3, probe_answer_seconds=2)
+    async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
+        tab = await client.listen(EVENTS)
+        for _ in range(5):
+            asked = await client.read_frame(PING)
+            await client.send(frame(PING, ACK, 0, asked.payload))
+        served.app.publish("a", h2sse.Event(data="x"))
+        await client.heard(1, tab)
+        (connection,) = served.server.connections
+        assert connection.round_trip is not None
+        assert connection.round_trip < 1
+
+
+async def test_a_connection_without_streams_is_not_asked(jumping_clock: MockClock) -> None:
+    """It is closed when it has been idle for long enough, and costs nothing until then."""
+    limits = h2sse.Limits(probe_seconds=1, idle_seconds=3)
+    async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
+        await client.settle()
+        mark = len(client.frames)
+        await client.read_to_end()
+        assert [each.kind for each in client.frames[mark:]] == [GOAWAY]
+
+
+@contextmanager
+def cable_pulled(sock: trio.socket.SocketType) -> Iterator[None]:
+    """Nothing reaches this socket any more, so it acknowledges nothing: a filter drops it all."""
+
+    class Instruction(ctypes.Structure):
+        _fields_ = (
+            ("code", ctypes.c_uint16),
+            ("jt", ctypes.c_uint8),
+            ("jf", ctypes.c_uint8),
+            ("k", ctypes.c_uint32),
+        )
+
+    class Program(ctypes.Structure):
+        _fields_ = (("length", ctypes.c_uint16), ("filter", ctypes.POINTER(Instruction)))
+
+    attach, detach = 26, 27  # SO_ATTACH_FILTER, SO_DETACH_FILTER of Linux
+    drop_all = Instruction(code=0x06, k=0)  # return 0 bytes
+    program = Program(length=1, filter=ctypes.pointer(drop_all))
+    sock.setsockopt(socket.SOL_SOCKET, attach, bytes(program))
+    try:
+        yield
+    finally:
+        sock.setsockopt(socket.SOL_SOCKET, detach, 0)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux has it")
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+async def test_a_pulled_cable_is_noticed(protocol: str) -> None:
+    """Over HTTP/2 by the PING, over HTTP/1.1 by heartbeats that nobody acknowledges."""
+    limits = h2sse.Limits(probe_seconds=1, probe_answer_seconds=1, unacknowledged_seconds=1)
+    app = h2sse.App()
+    arrived, left = trio.Event(), trio.Event()
+
+    @app.presence("a")
+    def _(change: h2sse.Presence) -> None:
+        (arrived if change.joined else left).set()
+
+    async with serving(app, limits=limits, heartbeat_seconds=1) as served:
+        stream = await served.secure(protocol)
+        sock = stream.transport_stream.socket
+        if protocol == "h2":
+            client = RawClient(stream, "localhost")
+            await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", settings_frame({}))
+            await client.listen(EVENTS)
+        else:
+            await stream.send_all(b"GET /events?topic=a HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        with trio.fail_after(PATIENCE_SECONDS):
+            await arrived.wait()
+        with cable_pulled(sock), trio.fail_after(30):
+            await left.wait()
+        await trio.aclose_forcefully(stream)
+
+
+# -- what the operator sees
+
+
+async def test_an_attack_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A WARNING that names the peer and all reasons; what is no attack is INFO."""
+    caplog.set_level(logging.INFO, "h2sse.server")
+    async with serving(h2sse.App(), limits=LIMITS) as served:
+        async with served.client() as client:
+            await attack(client, *malformed_requests(client))
+        async with served.client() as client:
+            await client.fetch("/", ("x", "a\x01"))
+        with trio.fail_after(PATIENCE_SECONDS):
+            while served.server.connections:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+    lines = [each for each in caplog.records if "from 127.0.0.1" in each.getMessage()]
+    assert [each.levelno for each in lines] == [logging.WARNING, logging.INFO]
+    assert "too many requests given up (1)" in lines[0].getMessage()
+    assert "a value with control bytes or blank ends (RFC 9113 8.2.1) (51)" in lines[0].getMessage()
+
+
+async def test_a_thousand_attacks_do_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, jumping_clock: MockClock
+) -> None:
+    """Past a rate they are counted, and the next line says how many there were."""
+    caplog.set_level(logging.INFO, "h2sse.server")
+
+    def lines() -> list[str]:
+        return [m for m in caplog.messages if "from 127.0.0.1" in m]
+
+    async with serving(h2sse.App()) as served:
+        for _ in range(30):
+            async with served.client() as client:
+                await client.fetch("/", ("x", "a\x01"))
+        while served.server.connections:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        told = len(lines())
+        assert 20 <= told < 30
+        await trio.sleep(10)
+        async with served.client() as client:
+            await client.fetch("/", ("x", "a\x01"))
+        while served.server.connections:  # noqa: ASYNC110
+            await trio.sleep(0.001)
+        assert lines()[-1].endswith(f"(and {30 - told} connections more that were not logged)")
+
+
+# -- one loop for all
+
+
+@pytest.mark.parametrize("end", ["close", "go on"])
+async def test_heavy_input_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
+    """However slow the machine: all of it is taken, in order, and its end is seen."""
+    monkeypatch.setattr(h2sse.connection, "TURN_SECONDS", -1.0)  # every turn is over at once
+    monkeypatch.setattr(h2sse.connection, "PIECE_BYTES", 100)
+    limits = h2sse.Limits(max_concurrent_streams=1_000)
+    app = h2sse.App()
+    async with (
+        serving(app, limits=limits) as served,
+        bystander(served),
+        served.client() as one,
+        served.client() as two,
+    ):
+        tabs = {}
+        for client in (one, two):
+            made = [client.request(EVENTS) for _ in range(300)]
+            await client.send(*(data for _, data in made))
+            tabs[client] = [stream for stream, _ in made]
+        for client in (one, two):
+            await client.begun(*tabs[client])
+        app.publish("a", h2sse.Event(data="x"))
+        for client in (one, two):
+            await client.heard(1, *tabs[client])
+            if end == "close":
+                await trio.aclose_forcefully(client.transport)
+            else:
+                await client.send(*(reset(stream.id) for stream in tabs[client]))
+        with trio.fail_after(PATIENCE_SECONDS):
+            while app.tabs("a"):  # noqa: ASYNC110
+                await trio.sleep(0.01)
+
+
+# -- HTTP/1.1
+
+
+async def say(served: Served, data: bytes) -> bytes:
+    """Send bytes to HTTP/1.1 and read to the end of the connection."""
+    stream = await served.secure("http/1.1")
+    async with stream:
+        with suppress(trio.BrokenResourceError):
+            await stream.send_all(data)
+        text = b""
+        with trio.fail_after(PATIENCE_SECONDS), suppress(trio.BrokenResourceError):
+            async for piece in stream:
+                text += piece
+    return text
+
+
+POST = b"POST /publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+REFUSED = {
+    "CL and TE": (POST + b"Content-Length: 4\r\n" + CHUNKED + b"\r\n0\r\n\r\n", 400),
+    "TE and CL": (POST + CHUNKED + b"Content-Length: 4\r\n\r\n0\r\n\r\n", 400),
+    "two lengths": (POST + b"Content-Length: 0\r\nContent-Length: 5\r\n\r\n", 400),
+    "a length with a sign": (POST + b"Content-Length: +5\r\n\r\n", 400),
+    "a length of two": (POST + b"Content-Length: 5, 6\r\n\r\n", 400),
+    "TE twice": (POST + CHUNKED + CHUNKED + b"\r\n0\r\n\r\n", 501),
+    "TE of another name": (POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", 501),
+    "TE over HTTP/1.0": (
+        POST.replace(b"HTTP/1.1", b"HTTP/1.0") + CHUNKED + b"\r\n0\r\n\r\n",
+        400,
+    ),
+    "a bare LF": (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+    "a bare CR": (b"GET / HTTP/1.1\r\nHost: a\rX: b\r\n\r\n", 400),
+    "a folded line": (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
+    "a blank before the colon": (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "a bare LF in chunks": (POST + CHUNKED + b"\r\n2\n{}\r\n0\r\n\r\n", 400),
+    "a long head": (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 17_000 + b"\r\n\r\n", 431),
+    "many fields": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 101 + b"\r\n", 431),
+    "a long target": (b"GET /" + b"y" * 17_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", 414),
+    "a large body": (POST + b"Content-Length: 9999999\r\n\r\n", 413),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+async def test_http1_what_could_be_read_in_two_ways_is_refused(what: str) -> None:
+    """One answer, then the end: what follows is never taken for a request."""
+    data, status = REFUSED[what]
+    async with serving(h2sse.App()) as served, bystander(served):
+        text = await say(served, data + SMUGGLED)
+        assert text.startswith(b"HTTP/1.1 %d " % status)
+        assert text.count(b"HTTP/1.1 ") == 1
+        assert sum(reasons(served).values()) == 1
+
+
+async def test_http1_early_requests_are_bounded() -> None:
+    """A megabyte of them: those that fit are answered, and the last answer says that it is."""
+    async with serving(h2sse.App()) as served, bystander(served):
+        one = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+        # None is answered before the handler of the first is done, so they wait.
+        gate = trio.Event()
+
+        @served.app.get("/gate")
+        async def _(_: h2sse.Request) -> h2sse.Response:
+            await gate.wait()
+            return h2sse.Response.text("well")
+
+        stream = await served.secure("http/1.1")
+        async with stream, trio.open_nursery() as nursery:
+            nursery.start_soon(_send_all, stream, one.replace(b"healthz", b"gate") + one * 30_000)
+            with trio.fail_after(PATIENCE_SECONDS):
+                while "too many early requests" not in reasons(served):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            gate.set()
+            text = b""
+            with trio.fail_after(PATIENCE_SECONDS), suppress(trio.BrokenResourceError):
+                async for piece in stream:
+                    text += piece
+            nursery.cancel_scope.cancel()
+        assert text.count(b"HTTP/1.1 200") == 1
+        assert b"connection: close" in text.lower()
+
+
+async def _send_all(stream: trio.SSLStream[trio.SocketStream], data: bytes) -> None:
+    with suppress(trio.BrokenResourceError, ssl.SSLError):
+        await stream.send_all(data)

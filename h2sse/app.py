@@ -253,6 +253,26 @@ class App:
 
         return register
 
+    # -- what a server says
+
+    def attach(self, server: Served) -> None:
+        """A server begins to serve.  Of several the first one runs the backgrounds."""
+        self.servers.append(server)
+        if len(self.servers) == 1:
+            server.run_backgrounds()
+
+    def detach(self, server: Served) -> None:
+        """A server has ended; another takes over what was to go on.  Safe to call twice."""
+        if server not in self.servers:
+            return
+        was_first = self.servers[0] is server
+        self.servers.remove(server)
+        heir = next((each for each in self.servers if each.running), None)
+        if was_first and heir is not None:
+            self.servers.remove(heir)
+            self.servers.insert(0, heir)
+            heir.run_backgrounds()
+
     # -- what a connection asks
 
     def decide(self, request: Request, cors_origins: Sequence[str]) -> Decision:

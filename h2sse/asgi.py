@@ -21,15 +21,11 @@ buffers without bound holds the backlog itself.
 
 from __future__ import annotations
 
-import inspect
 import logging
-import re
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple, assert_never, final
-from urllib.parse import quote
+from typing import TYPE_CHECKING, final
 
 try:
     import anyio
@@ -39,60 +35,22 @@ except ImportError as error:
         "h2sse.asgi needs anyio: pip install 'h2sse[asgi]'", name=error.name
     ) from error
 
-from .app import STREAM_FIELDS, Announce, Call, Reply, ServerStatistics, Stream
+from .app import ServerStatistics
+from .asgi_exchange import Client, Exchange, Receive, Scope, Send
 from .config import Config
-from .errors import BadRequest, LocalError, RemoteError
-from .fields import Head, Malformed, TooLarge, read_head
-from .http1_heads import end_to_end, too_large
-from .hub import GAP_EVENT, spread
-from .sse import HEARTBEAT, opening
-from .wire import Request, Response, problem
+from .errors import LocalError
 
 if TYPE_CHECKING:
-    from .app import App, Decision
-    from .config import Limits
-    from .fields import Verdict
-    from .hub import Group, Tab
-    from .wire import Fields, Lane, ProtocolName
+    from .app import App
+    from .wire import ProtocolName
 
 __all__ = ["ASGI"]
 
 logger = logging.getLogger(__name__)
 
-# Servers type these as unions of TypedDicts, each its own: a Mapping takes all of them.
-_Scope: TypeAlias = Mapping[str, Any]
-_Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
-_Send: TypeAlias = Callable[[Any], Awaitable[None]]
-_Args = TypeVarTuple("_Args")
-
 _TICK_SECONDS = 1.0
 # Exchanges looked at in a tick before others have their turn, at about 1 us each.
 _TICK_SLICE = 1024
-# A message to the server: it may wait `stall_seconds` with it, so this bounds how slow is stalled.
-_PIECE_BYTES = 64 * 1024
-
-_NO_CONTENT = frozenset((204, 304))  # RFC 9110 6.4.1
-# The server's to act on (RFC 9110 7.6.1); HTTP/1.1 has them, and `read_head` knows HTTP/2.
-_HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
-)
-# What may stand in a path as it is (RFC 3986 3.3).
-_PATH_SAFE = "/:@!$&'()*+,;=-._~"
-# RFC 9112 3.2.2: a server takes the absolute form too; Host says the same.
-_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
-
-_LEFT: Mapping[str, Any] = {"type": "http.disconnect"}
-_END = {"type": "http.response.body", "body": b"", "more_body": False}
-
-
-@final
-@dataclass(slots=True, eq=False)
-class _Client:
-    """A connection, as far as ASGI lets one guess: an address and port with requests open."""
-
-    number: int
-    protocol: ProtocolName
-    requests: int = 0
 
 
 @final
@@ -113,15 +71,15 @@ class ASGI:
         self.limits = self.config.limits
         self.running = False  # whether new tasks may begin
         self.draining = False
-        self.exchanges: dict[_Exchange, None] = {}
+        self.exchanges: dict[Exchange, None] = {}
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self._group: anyio.abc.TaskGroup | None = None
-        self._clients: dict[object, _Client] = {}
+        self._clients: dict[object, Client] = {}
         self._behind = 0
         self._ended: anyio.Event | None = None  # made on the server's loop
 
-    async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What the server calls.  Raises LocalError for a scope that is none of the three."""
         match scope["type"]:
             case "http":
@@ -135,7 +93,7 @@ class ASGI:
 
     # -- life
 
-    async def _lifespan(self, receive: _Receive, send: _Send) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         if self.running:
             # Raised, it would pass for "no lifespan here", and the server would go on.
@@ -161,12 +119,10 @@ class ASGI:
         if self.running:
             raise LocalError("this h2sse.asgi.ASGI is being served already")
         self.running, self.draining = True, False
-        self.app.servers.append(self)
         try:
             async with anyio.create_task_group() as self._group:
                 self._group.start_soon(self._tick)
-                if len(self.app.servers) == 1:
-                    self.run_backgrounds()
+                self.app.attach(self)
                 try:
                     yield
                     await self.drain()
@@ -175,7 +131,7 @@ class ASGI:
                 self._group.cancel_scope.cancel()
         finally:
             self._finish()  # after a failure
-            self._end()
+            self.app.detach(self)
 
     async def drain(self) -> None:
         """End every event stream well, and wait until that is said, `drain_seconds` at most.
@@ -202,17 +158,6 @@ class ASGI:
         for task in self.app.backgrounds:
             self._group.start_soon(_run, task)
 
-    def _end(self) -> None:
-        """All tasks have ended; another server of the app takes over what was to go on."""
-        servers = self.app.servers
-        was_first = servers[0] is self
-        servers.remove(self)
-        heir = next((server for server in servers if server.running), None)
-        if was_first and heir is not None:
-            servers.remove(heir)
-            servers.insert(0, heir)
-            heir.run_backgrounds()
-
     async def _tick(self) -> None:
         """Once a second: heartbeats, and those who take nothing."""
         while True:
@@ -224,7 +169,7 @@ class ASGI:
 
     # -- requests
 
-    async def _http(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         # HTTP/3 shares connections as HTTP/2 does; of the two it is that.
         version = str(scope.get("http_version", "1.1"))
         protocol: ProtocolName = "http/1.1" if version.startswith("1") else "h2"
@@ -235,10 +180,10 @@ class ASGI:
         client = self._clients.get(key)
         if client is None:
             number = next(self.app.connection_numbers)
-            client = self._clients[key] = _Client(number, protocol)
+            client = self._clients[key] = Client(number, protocol)
             self.counts["accepted"] += 1
         client.requests += 1
-        exchange = _Exchange(self, client, peer, receive, send)
+        exchange = Exchange(self, client, peer, receive, send)
         self.exchanges[exchange] = None
         try:
             await exchange.run(scope)
@@ -285,448 +230,5 @@ class ASGI:
         )
 
 
-@final
-class _Exchange:
-    """One request and its answer; if that is an event stream, the hub's `Sink` and its `Lane`."""
-
-    __slots__ = (
-        "_backlog",
-        "_behind",
-        "_blocked",
-        "_ending",
-        "_gone",
-        "_live",
-        "_receive",
-        "_scope",
-        "_send",
-        "_sending",
-        "_server",
-        "_tab",
-        "_waiting",
-        "_woken",
-        "groups",
-        "number",
-        "peer",
-        "protocol",
-        "streams",
-    )
-
-    def __init__(
-        self, server: ASGI, client: _Client, peer: str, receive: _Receive, send: _Send
-    ) -> None:
-        self.number = client.number
-        self.protocol = client.protocol
-        self.peer = peer
-        self.groups: dict[frozenset[str], Group] = {}
-        self.streams = False  # whether the answer is an event stream
-        self._server = server
-        self._receive = receive
-        self._send = send
-        self._scope: anyio.CancelScope | None = None
-        self._tab: Tab | None = None
-        self._gone = False  # the client has left: there is nobody to say anything to
-        self._ending = False  # nothing more is taken to be sent
-        self._live = False  # it has seen all that it missed
-        self._behind = False  # it has not begun to hand over what is waiting
-        self._sending = False
-        self._blocked = 0  # ticks that one `send` has taken
-        # Payloads for the stream, and their bytes to hold against `tab_backlog_bytes`.
-        self._waiting: list[bytes] = []
-        self._backlog = 0
-        self._woken: anyio.Event | None = None
-
-    # -- life
-
-    async def run(self, scope: _Scope) -> None:
-        """Serve the request to its end.  Raises nothing but cancellation."""
-        server = self._server
-        try:
-            # Cancelled when the client takes nothing of the answer.
-            with anyio.CancelScope() as self._scope:
-                await self._serve(scope)
-        except Exception:
-            logger.exception("a request over connection %d failed", self.number)
-        finally:
-            self._leave()
-        if self.streams and not self._gone:
-            # Servers may wait here until all that came before is out.
-            with anyio.move_on_after(server.limits.linger_seconds):
-                await self._say(_END)
-
-    def tick(self) -> None:
-        """A second has passed."""
-        server = self._server
-        if self._sending:
-            self._blocked += 1
-            assert self._scope is not None
-            # It may be cancelled to no avail: Hypercorn shields its writing from that.
-            stalls = self._blocked > server.limits.stall_seconds
-            if stalls and not self._scope.cancel_called:
-                server.counts["resets_sent"] += 1
-                server.reasons["took nothing for stall_seconds"] += 1
-                self._scope.cancel()
-        if self._ending:
-            self._leave()  # at its bound, while its client takes nothing
-        for group in self.groups.values():
-            group.quiet += 1
-            if group.quiet >= server.config.heartbeat_seconds:
-                group.quiet = 0
-                self.offer(HEARTBEAT)
-                self.offered()
-
-    def _leave(self) -> None:
-        """The stream is over: its tab leaves the hub."""
-        self._ending = True
-        self._settle()
-        tab, self._tab = self._tab, None
-        if tab is not None:
-            self._server.app.hub.leave(tab)
-
-    async def _watched(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
-        """Do it unless the client leaves first."""
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._watch, group.cancel_scope)
-            await task(*args)
-            group.cancel_scope.cancel()
-
-    async def _watch(self, scope: anyio.CancelScope) -> None:
-        while (await self._hear())["type"] != "http.disconnect":
-            await anyio.lowlevel.checkpoint()  # a server that repeats itself must not hold the loop
-        if self.streams:
-            self._server.counts["resets_received"] += 1
-        self._gone = True
-        self._leave()
-        scope.cancel()
-
-    # -- the server's two functions
-
-    async def _hear(self) -> Mapping[str, Any]:
-        try:
-            return await self._receive()
-        except Exception as error:  # noqa: BLE001 - servers raise what they like
-            self._lost(error)
-            return _LEFT
-
-    async def _say(self, message: Mapping[str, object]) -> None:
-        if self._gone:
-            return
-        self._blocked = 0
-        self._sending = True
-        try:
-            await self._send(message)
-        except Exception as error:  # noqa: BLE001 - an OSError by ASGI 2.4, before that anything
-            self._gone = True
-            self._lost(error)
-        finally:
-            self._sending = False
-
-    def _lost(self, error: Exception) -> None:
-        self._server.reasons[f"the ASGI server raised {type(error).__name__}"] += 1
-        logger.debug("connection %d: the server takes no more", self.number, exc_info=error)
-
-    # -- the request
-
-    async def _read(self, scope: _Scope) -> Request:
-        """The whole request.  Raises RemoteError if it may not be served, _Left without one."""
-        limits = self._server.limits
-        match _head(scope, limits):
-            case Malformed(reason):
-                raise RemoteError(reason)
-            case TooLarge(reason):
-                raise RemoteError(reason, status=431)
-            case Head() as head:
-                pass
-            case unexpected:
-                assert_never(unexpected)
-        if (head.content_length or 0) > limits.body_bytes:
-            raise too_large(limits)
-        return Request(
-            stream=0,
-            method=head.method,
-            path=head.path,
-            query=head.query,
-            authority=head.authority,
-            fields=head.fields,
-            body=await self._read_body(limits),
-            protocol=self.protocol,
-            connection=self.number,
-            peer=self.peer,
-        )
-
-    async def _read_body(self, limits: Limits) -> bytes:
-        body = b""
-        with anyio.move_on_after(limits.body_seconds):
-            while True:
-                message = await self._hear()
-                if message["type"] == "http.disconnect":
-                    raise _Left
-                # Most come in one message, which is not copied.
-                piece = message.get("body", b"")
-                body = body + piece if body else bytes(piece)
-                self._server.counts["bytes_received"] += len(piece)
-                if len(body) > limits.body_bytes:
-                    raise too_large(limits)
-                if not message.get("more_body", False):
-                    return body
-        raise RemoteError("the body took too long", status=408)
-
-    async def _serve(self, scope: _Scope) -> None:
-        server = self._server
-        if not server.running:
-            text = "the server has not begun this application's lifespan, or has ended it"
-            logger.error("%s", text)
-            await self._respond(problem(503, text), head=scope["method"] == "HEAD")
-            return
-        try:
-            request = await self._read(scope)
-        except _Left:
-            return
-        except RemoteError as error:
-            await self._refuse(error, head=scope["method"] == "HEAD")
-            return
-        server.counts["requests"] += 1
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "%s %s %s over %s, connection %d",
-                self.peer,
-                request.method,
-                request.path,
-                request.protocol,
-                self.number,
-            )
-        decision = server.app.decide(request, server.config.cors_origins)
-        if isinstance(decision, Call):
-            fields = decision.fields
-            try:
-                result = decision.handler(request)
-                if inspect.isawaitable(result):
-                    await self._watched(self._await, request, result, fields)
-                    return
-                decision = server.app.conclude(request, result, fields)
-            except Exception as error:  # noqa: BLE001 - one request's fault, answered there
-                decision = self._failed(request, error, fields)
-        if isinstance(decision, Stream):
-            await self._watched(self._carry_out, request, decision)
-        else:
-            await self._carry_out(request, decision)
-
-    async def _await(self, request: Request, result: Awaitable[object], fields: Fields) -> None:
-        app, limits = self._server.app, self._server.limits
-        decision: Decision = Reply(
-            problem(504, f"the handler took over {limits.handler_seconds} s", fields=fields)
-        )
-        with anyio.move_on_after(limits.handler_seconds):
-            try:
-                decision = app.conclude(request, await result, fields)
-            except Exception as error:  # noqa: BLE001 - one request's fault, answered there
-                decision = self._failed(request, error, fields)
-        await self._carry_out(request, decision)
-
-    def _failed(self, request: Request, error: Exception, fields: Fields) -> Decision:
-        if isinstance(error, BadRequest):
-            return self._server.app.refuse(error, fields)
-        logger.error("the handler of %s %s failed", request.method, request.path, exc_info=error)
-        return Reply(problem(500, "the handler failed; the server's log says how", fields=fields))
-
-    async def _carry_out(self, request: Request, decision: Decision) -> None:
-        app = self._server.app
-        match decision:
-            case Reply(response):
-                await self._respond(response, head=request.method == "HEAD")
-            case Announce(publication, fields):
-                try:
-                    entry = app.announce(publication)
-                except BadRequest as error:
-                    await self._carry_out(request, app.refuse(error, fields))
-                    return
-                body = {"id": entry.event.id, "topics": list(publication.topics)}
-                await self._respond(Response.json(body, fields=fields))
-            case Stream():
-                await self._stream(request, decision)
-            case Call():
-                raise AssertionError("a call's conclusion is never a call")
-            case _:
-                assert_never(decision)
-
-    # -- answers
-
-    async def _start(self, status: int, fields: Fields) -> None:
-        headers = [(name, value) for name, value in fields]
-        await self._say({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def _body(self, data: bytes, *, more: bool) -> None:
-        self._server.counts["bytes_sent"] += len(data)
-        await self._say({"type": "http.response.body", "body": data, "more_body": more})
-
-    async def _respond(self, response: Response, *, head: bool = False, more: bool = False) -> None:
-        """Answer with a whole response; with `head`, its fields only; with `more`, not the end."""
-        bare = response.status in _NO_CONTENT
-        fields = end_to_end(response.fields)
-        # HEAD for an event stream has an empty body, of which GET would send more: no length.
-        if not bare and (response.body or not head):
-            fields.append((b"content-length", b"%d" % len(response.body)))
-        await self._start(response.status, fields)
-        body = b"" if head or bare else response.body
-        while len(body) > _PIECE_BYTES:
-            await self._body(body[:_PIECE_BYTES], more=True)
-            body = body[_PIECE_BYTES:]
-        await self._body(body, more=more)
-
-    async def _refuse(self, error: RemoteError, *, head: bool) -> None:
-        """Answer a request that could not be read, and read on: its client may still be sending.
-
-        Servers queue the body for us, and some can say no more while that queue is full.
-        """
-        server = self._server
-        server.counts["refused"] += 1
-        server.reasons[str(error)] += 1
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._discard, group.cancel_scope)
-            await self._respond(problem(error.status, str(error)), head=head, more=True)
-        await self._say(_END)
-
-    async def _discard(self, scope: anyio.CancelScope) -> None:
-        with anyio.move_on_after(self._server.limits.linger_seconds):
-            while True:
-                message = await self._hear()
-                if message["type"] == "http.disconnect":
-                    self._gone = True
-                    scope.cancel()
-                    return
-                if not message.get("more_body", False):
-                    return
-
-    async def _stream(self, request: Request, stream: Stream) -> None:
-        server, subscribe = self._server, stream.subscribe
-        app, config = server.app, server.config
-        now = app.clock()
-        retry = subscribe.retry or spread(config.retry_ms, config.retry_spread)
-        fields = end_to_end((*STREAM_FIELDS, *subscribe.fields, *stream.fields))
-        if server.draining:
-            # An EventSource comes back from a stream that ends, and from a 5xx it does not.
-            server.counts["refused"] += 1
-            self.streams = True
-            await self._start(200, fields)
-            await self._body(opening(retry=retry), more=True)
-            return
-        try:
-            joining = app.hub.join(
-                self, 0, subscribe, last_event_id=stream.last_event_id, retry=retry, now=now
-            )
-        except Exception as error:  # noqa: BLE001 - the greeting is the application's
-            await self._carry_out(request, self._failed(request, error, stream.fields))
-            return
-        if joining.gap is not None:
-            fields.append((GAP_EVENT.encode(), joining.gap.encode()))
-        self._tab = joining.tab
-        self.streams = True
-        self.send(0, joining.first)
-        app.hub.resume(joining.tab, now)
-        app.hub.arrive(joining.tab)
-        await self._start(200, fields)
-        await self._feed(joining.tab)
-
-    async def _feed(self, tab: Tab) -> None:
-        """Hand over what is waiting, and wait for more, until the stream is to end."""
-        app = self._server.app
-        while not self._gone:
-            if self._waiting:
-                self._settle()
-                await self._body(self._take(), more=True)
-            elif self._ending:
-                break
-            elif self._live:
-                self._woken = anyio.Event()
-                await self._woken.wait()
-            else:
-                # Not all servers wait in `send`, and a long history is not to hold the loop.
-                await anyio.lowlevel.checkpoint()
-                app.hub.resume(tab, app.clock())
-
-    def _take(self) -> bytes:
-        """The next `_PIECE_BYTES` at the most of what is waiting."""
-        waiting = self._waiting
-        data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
-        waiting.clear()
-        if len(data) > _PIECE_BYTES:
-            waiting.append(data[_PIECE_BYTES:])
-            data = data[:_PIECE_BYTES]
-        self._backlog -= len(data)
-        return data
-
-    def _settle(self) -> None:
-        if self._behind:
-            self._behind = False
-            self._server.caught_up()
-
-    # -- Sink, and its Lane
-
-    def lane(self) -> Lane:
-        return self
-
-    def send(self, stream: int, payload: bytes) -> None:  # noqa: ARG002 - there is one
-        if not self._ending:
-            self._waiting.append(payload)
-            self._backlog += len(payload)
-
-    def enter(self, stream: int, lane: Lane) -> None:  # noqa: ARG002 - there is one of each
-        self._live = True
-
-    def offer(self, payload: bytes) -> None:
-        if self._ending:
-            return
-        if self._backlog > self._server.limits.tab_backlog_bytes:
-            # The hub is told by whoever wakes first, not here, amid its publishing.
-            self._server.counts["overflowed"] += 1
-            self._waiting.clear()
-            self._backlog = 0
-            self._ending = True
-            return
-        self._waiting.append(payload)
-        self._backlog += len(payload)
-
-    def offered(self) -> None:
-        # Those in `send` still take an earlier event: nobody's latency waits for them.
-        if not (self._behind or self._sending):
-            self._behind = True
-            self._server.fell_behind()
-        if self._woken is not None:
-            self._woken.set()
-
-    def finish(self) -> None:
-        """End the stream well, after what is queued; no other answer."""
-        self._ending = True
-        if self._woken is not None:
-            self._woken.set()
-
-
 async def _run(task: Callable[[], Awaitable[None]]) -> None:
     await task()
-
-
-class _Left(Exception):
-    """The client left before its request was whole."""
-
-
-def _head(scope: _Scope, limits: Limits) -> Verdict:
-    """What the server says of a request, judged as HTTP/2 would be."""
-    method = str(scope["method"])
-    path = scope.get("raw_path") or quote(scope["path"], safe=_PATH_SAFE).encode()
-    path = _ABSOLUTE.sub(b"", path.partition(b"?")[0], count=1)
-    root = quote(scope.get("root_path", "").rstrip("/"), safe=_PATH_SAFE).encode()
-    if root and path[len(root) : len(root) + 1] in (b"", b"/"):
-        path = path.removeprefix(root)
-    if not path:
-        path = b"/"
-    query = scope.get("query_string", b"")
-    plain = [(name.lower(), value) for name, value in scope["headers"]]
-    plain = [each for each in plain if each[0] not in _HOP_BY_HOP and each != (b"host", b"")]
-    # HTTP/1.0 may come without Host, and is then given an empty one by some servers.
-    authority = next((value for name, value in plain if name == b"host"), b"localhost")
-    pseudo = [
-        (b":method", method.encode("latin-1", "replace")),
-        (b":scheme", b"https"),  # a proxy may have taken TLS off: it is no fault here
-        (b":authority", authority),
-        (b":path", path + b"?" + query if query else path),
-    ]
-    return read_head([*pseudo, *plain], limits)

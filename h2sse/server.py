@@ -219,9 +219,7 @@ class Server:
             nursery.start_soon(self.accept, each)
         nursery.start_soon(self.flush)
         nursery.start_soon(self.tick)
-        self.app.servers.append(self)
-        if len(self.app.servers) == 1:
-            self.run_backgrounds()
+        self.app.attach(self)
 
     def run_backgrounds(self) -> None:
         """Run what the app wants to run, in this server of all that serve it."""
@@ -230,16 +228,8 @@ class Server:
             self._nursery.start_soon(task)
 
     def end(self) -> None:
-        """All tasks have ended; another server of the app takes over what was to go on."""
-        servers = self.app.servers
-        if self in servers:
-            was_first = servers[0] is self
-            servers.remove(self)
-            heir = next((server for server in servers if server.running), None)
-            if was_first and heir is not None:
-                servers.remove(heir)
-                servers.insert(0, heir)
-                heir.run_backgrounds()
+        """All tasks have ended."""
+        self.app.detach(self)
         self.stopped.set()
 
     # -- what connections ask of their server

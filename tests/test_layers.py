@@ -33,21 +33,25 @@ LAYERS: dict[str, set[str]] = {
             "metrics",
         ),
     },
-    "shell": {"client", "client.connection", "tls", "connection", "server", "asgi"},
+    "shell": {"client", "client.connection", "tls", "connection", "server", "asgi", "asgi_exchange"},
     "edge": {
         *("__init__", "__main__", "cli", "commands", "post", "settings", "terminal"),
         *("trace.output", "demo", "demo.bodies", "demo.pages", "demo.trace"),
         *("demo.clock", "demo.facts", "demo.people", "demo.tabs", "demo.theme", "demo.timestamps"),
+        *("listen", "probe", "probe.connection", "probe.http1", "probe.lab", "probe.reading"),
+        *("probe.report", "probe.verdict", "probe.checks", "probe.checks.access"),
+        *("probe.checks.ends", "probe.checks.events", "probe.checks.http1"),
+        *("probe.checks.opening", "probe.checks.resume", "probe.checks.streams"),
     },
 }
 
 # Everything that is not in the standard library, and the only modules that know of it.
 PACKAGES: dict[str, set[str]] = {
     "h2": {"client.http2", "http2", "machine", "flow"},
-    "hpack": {"client.http2", "machine", "trace.http2"},
-    "h11": {"client.http1", "http1", "http1_heads"},
+    "hpack": {"client.http2", "machine", "trace.http2", "probe.connection"},
+    "h11": {"client.http1", "http1", "http1_heads", "probe.http1"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
-    "anyio": {"asgi"},
+    "anyio": {"asgi", "asgi_exchange"},
     "prometheus_client": {"metrics"},
     "trustme": {"tls"},
     "cryptography": {"tls"},

@@ -104,9 +104,13 @@ def unopened(opened: Opened, asked: int) -> str:
     return f"{opened.tabs:,} of {asked:,} tabs open" + (f" ({reasons})" if reasons else "")
 
 
-def judge(reception: Reception) -> tuple[Verdict, str]:
-    """Whether every event came once, in order, and the client kept up."""
-    faults = [
+def judge(reception: Reception, expected: int) -> tuple[Verdict, str]:
+    """Whether all `expected` deliveries came, each once and in order, and the client kept up."""
+    faults = []
+    if reception.expected < expected:
+        # Tabs that had ended before: the load client counts those that were open.
+        faults.append(f"{expected - reception.expected:,} not even waited for: tabs had ended")
+    faults += [
         f"{count:,} {what}"
         for what, count in (
             ("lost", reception.lost),

@@ -78,7 +78,10 @@ class _Fanout:
                 return Outcome(verdict=Verdict.FAILED, why=why)
             tell("warms up")
             await load.begin()
-            await load.finish(await publisher.publish(_WARMING_EVENTS, _WARMING_RATE))
+            warming = await load.finish(await publisher.publish(_WARMING_EVENTS, _WARMING_RATE))
+            verdict, why = judge(warming, shape.tabs * _WARMING_EVENTS)
+            if verdict is Verdict.FAILED:
+                return Outcome(verdict=verdict, why=f"while it warmed up: {why}")
             tell("publishes")
             full = server.usage()
             await load.begin()
@@ -86,7 +89,7 @@ class _Fanout:
             published = await publisher.publish(count, rate)
             reception = await load.finish(published)
             after = server.usage()
-        verdict, why = judge(reception)
+        verdict, why = judge(reception, shape.tabs * count)
         if published.failures:
             refusals = ", ".join(f"{n} {what}" for what, n in published.failures.items())
             verdict, why = Verdict.FAILED, f"publishing failed: {refusals}; {why}"

@@ -140,7 +140,7 @@ class _Trial:
         await standing.load.begin()
         published = await standing.publisher.publish(self._events, _RATE)
         reception = await standing.load.finish(published)
-        verdict, why = judge(reception)
+        verdict, why = judge(reception, tabs * self._events)
         if verdict is Verdict.INVALID or reception.client_cpu > MAX_CLIENT_CPU:
             self.client_limited.add(tabs)
         p99 = reception.latency.percentile(99) / 1e6

@@ -50,7 +50,10 @@ class _Stall:
             return Outcome(verdict=Verdict.FAILED, why=why)
         ended = {why: n for why, n in reception.ended.items() if why.startswith(_STALLED_TAB)}
         others = {why: n for why, n in reception.ended.items() if why not in ended}
-        verdict, why = judge(replace(reception, ended=others))
+        verdict, why = judge(
+            replace(reception, ended=others),
+            (tabs - stalled) * round(_SECONDS[scale] * _RATE),
+        )
         return Outcome(
             verdict=verdict,
             why=why,

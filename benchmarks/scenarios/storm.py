@@ -90,7 +90,7 @@ class _Storm:
             after = server.usage()
         if why := unopened(reopened, tabs):
             return Outcome(verdict=Verdict.FAILED, why=f"coming back: {why}")
-        verdict, why = judge(reception)
+        verdict, why = judge(reception, tabs * _SINCE)
         return Outcome(
             verdict=verdict,
             why=why,

@@ -109,17 +109,22 @@ def received(
 
 
 def test_judging() -> None:
-    assert judge(received()) == (Verdict.OK, "")
-    assert judge(received(lost=1_000, doubled=2)) == (Verdict.FAILED, "1,000 lost, 2 doubled")
+    assert judge(received(), 10) == (Verdict.OK, "")
+    assert judge(received(lost=1_000, doubled=2), 10) == (Verdict.FAILED, "1,000 lost, 2 doubled")
     ended = received(ended={"GOAWAY NO_ERROR": 3})
-    assert judge(ended) == (Verdict.FAILED, "3 tabs ended: GOAWAY NO_ERROR")
+    assert judge(ended, 10) == (Verdict.FAILED, "3 tabs ended: GOAWAY NO_ERROR")
+
+
+def test_tabs_that_ended_before_are_not_forgotten() -> None:
+    verdict, why = judge(received(), 15)
+    assert (verdict, why) == (Verdict.FAILED, "5 not even waited for: tabs had ended")
 
 
 def test_a_client_that_is_too_slow_makes_a_result_invalid_and_never_a_servers_fault() -> None:
-    verdict, why = judge(received(client_cpu=0.71, lost=5))
+    verdict, why = judge(received(client_cpu=0.71, lost=5), 10)
     assert verdict is Verdict.INVALID
     assert why == "a client process used 71% of a core; 5 lost"
-    assert judge(received(client_cpu=0.70))[0] is Verdict.OK
+    assert judge(received(client_cpu=0.70), 10)[0] is Verdict.OK
 
 
 def test_what_did_not_open_is_told_with_its_reasons() -> None:

@@ -1,4 +1,4 @@
-"""The command `h2sse`: serve, demo, certs and publish.
+"""The command `h2sse`: serve, demo, certs, publish, listen and probe.
 
 What a user did wrong is one line on stderr and the exit code 2; what the world refuses (a port that
 is taken, a server that does not answer) is one line and 1.  `serve` and `demo` end with 0 on SIGINT
@@ -55,10 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         verbose = arguments.verbose
         log_to_stderr(verbose)
-        arguments.run(arguments)
+        code = arguments.run(arguments)
     except (Exception, BaseExceptionGroup, KeyboardInterrupt) as error:  # noqa: BLE001 - no traceback is an answer
         return _ended_by(error, verbose)
-    return 0
+    return code or 0
 
 
 def _ended_by(error: BaseException, verbose: int) -> int:
@@ -132,7 +132,7 @@ examples:
 
     def command(
         name: str,
-        run: Callable[[argparse.Namespace], None],
+        run: Callable[[argparse.Namespace], int | None],
         *,
         help: str,  # noqa: A002 - argparse's name
         description: str,
@@ -219,6 +219,35 @@ examples:
   h2sse publish prices --event tick --id 42 '{"EUR": 1.08}'
   date | h2sse publish clock
   h2sse publish news hello --url https://push.example""",
+        )
+    )
+    _add_listen(
+        command(
+            "listen",
+            _listen_command,
+            help="print the events of any SSE endpoint",
+            description="Print events as they come, and come back when the server is gone.\n"
+            "0 after --count or a signal, 1 if the endpoint ends it or --timeout passes first.",
+            epilog="""\
+examples:
+  h2sse listen 'https://localhost:8443/events?topic=news'
+  h2sse listen --json --count 10 'https://localhost:8443/events?topic=news' | jq .data
+  h2sse listen --header 'Authorization: Bearer ...' https://push.example/events""",
+        )
+    )
+    _add_probe(
+        command(
+            "probe",
+            _probe_command,
+            help="check any SSE endpoint, and say what is wrong with it",
+            description="Check what an SSE endpoint does on the wire, from outside.\n"
+            "0 without a fault, 1 with one, 3 if there are warnings only.  See docs/probe.md.",
+            epilog="""\
+examples:
+  h2sse probe https://localhost:8443/clock/stream
+  h2sse probe 'https://localhost:8443/events?topic=probe' \\
+      --publish-url https://localhost:8443/publish --publish-body 'topic=probe&data={n}'
+  h2sse probe --only resume --json https://push.example/events""",
         )
     )
     return parser
@@ -337,6 +366,86 @@ def _add_publish(parser: _Parser) -> None:
     )
 
 
+def _add_listen(parser: _Parser) -> None:
+    parser.add_argument("url", metavar="URL", nargs="+", help="https:// URL of an event stream")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line (default: off)")
+    parser.add_argument("--count", type=int, metavar="N", help="end after so many events")
+    parser.add_argument("--timeout", type=float, metavar="S", help="end after so many seconds")
+    request = parser.add_argument_group("request")
+    request.add_argument(
+        "--last-event-id", default="", metavar="ID", help="begin after this one (default: none)"
+    )
+    request.add_argument("--http1", action="store_true", help="do without HTTP/2 (default: off)")
+    _add_request(request)
+
+
+def _add_request(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--header",
+        type=_header,
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help="send this too, such as Authorization; may be repeated",
+    )
+    group.add_argument(
+        "--ca-file",
+        type=Path,
+        metavar="FILE",
+        help="trust the CA in this PEM file (default: the system's; here also certs/ca.pem)",
+    )
+    group.add_argument(
+        "--insecure", action="store_true", help="do not check the certificate (default: off)"
+    )
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME:VALUE")
+    return name.strip(), value.strip()
+
+
+def _add_probe(parser: _Parser) -> None:
+    parser.add_argument("url", metavar="URL", nargs="?", help="https:// URL of an event stream")
+    parser.add_argument("--json", action="store_true", help="a report in JSON (default: a table)")
+    checks = parser.add_argument_group("checks")
+    checks.add_argument("--list", action="store_true", help="list the checks and exit")
+    for flag, what in (("--only", "make only"), ("--skip", "leave out")):
+        checks.add_argument(
+            flag,
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"{what} this check, or group of checks; may be repeated",
+        )
+    checks.add_argument(
+        "--intrusive", action="store_true", help="make the rough checks too (default: off)"
+    )
+    checks.add_argument(
+        "--host", metavar="HOST", help="the URL's host once more: for --intrusive, if not loopback"
+    )
+    checks.add_argument(
+        "--timeout", type=float, default=5, metavar="S", help="for any answer (default: 5)"
+    )
+    checks.add_argument(
+        "--quiet", type=float, default=35, metavar="S", help="to wait for a comment (default: 35)"
+    )
+    checks.add_argument(
+        "--origin", metavar="ORIGIN", help="one whose pages should be able to read it"
+    )
+    publishing = parser.add_argument_group(
+        "publishing", "For the checks that need an event at a known moment."
+    )
+    publishing.add_argument("--publish-url", metavar="URL", help="where to POST an event")
+    publishing.add_argument(
+        "--publish-body",
+        metavar="BODY",
+        help="what to POST, with {n} for the data: JSON, a form, or the data alone",
+    )
+    _add_request(parser.add_argument_group("request"))
+
+
 def _indented(text: str) -> str:
     return "\n".join(f"  {line}".rstrip() for line in text.splitlines())
 
@@ -389,3 +498,35 @@ def _publish_command(arguments: argparse.Namespace) -> None:
     from .post import publish
 
     say(publish(arguments))
+
+
+def _listen_command(arguments: argparse.Namespace) -> int:
+    from .listen import listen
+
+    return listen(arguments)
+
+
+def _probe_command(arguments: argparse.Namespace) -> int:
+    from .probe import Options, describe, run
+
+    if arguments.list:
+        say(describe())
+        return 0
+    if arguments.url is None:
+        arguments.parser.error("the following arguments are required: URL")
+    options = Options(
+        url=arguments.url,
+        headers=tuple(arguments.header),
+        ca_file=arguments.ca_file,
+        insecure=arguments.insecure,
+        patience_seconds=arguments.timeout,
+        quiet_seconds=arguments.quiet,
+        publish_url=arguments.publish_url,
+        publish_body=arguments.publish_body,
+        origin=arguments.origin,
+        only=tuple(arguments.only),
+        skip=tuple(arguments.skip),
+        intrusive=arguments.intrusive,
+        confirmed_host=arguments.host,
+    )
+    return run(options, as_json=arguments.json)

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parent.parent
 # How long any step of a process may take on a loaded machine, before the test says it hangs.
 DEADLINE_SECONDS = 30
 
-COMMANDS = ("serve", "demo", "certs", "publish")
+COMMANDS = ("serve", "demo", "certs", "publish", "listen", "probe")
 
 
 def _environment(**more: str) -> dict[str, str]:

@@ -33,7 +33,15 @@ LAYERS: dict[str, set[str]] = {
             "metrics",
         ),
     },
-    "shell": {"client", "client.connection", "tls", "connection", "server", "asgi", "asgi_exchange"},
+    "shell": {
+        "client",
+        "client.connection",
+        "tls",
+        "connection",
+        "server",
+        "asgi",
+        "asgi_exchange",
+    },
     "edge": {
         *("__init__", "__main__", "cli", "commands", "post", "settings", "terminal"),
         *("trace.output", "demo", "demo.bodies", "demo.pages", "demo.trace"),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, final
 
@@ -253,7 +254,11 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
     """Run an async test on trio, and again on asyncio."""
 
     def run(backend: str, **arguments: object) -> None:
-        anyio.run(functools.partial(test, **arguments), backend=backend)
+        # In a thread of its own: whoever drove a browser here before (playwright) may have left a
+        # loop of asyncio running in this one.
+        task = functools.partial(test, **arguments)
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(anyio.run, task, backend=backend).result()
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     # What pytest reads to find the fixtures: those of the test, and the backend.

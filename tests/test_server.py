@@ -119,7 +119,7 @@ class Resolver(trio.abc.HostnameResolver):
 
     async def getaddrinfo(
         self,
-        host: bytes | None,  # noqa: ARG002
+        host: bytes | None,
         port: bytes | str | int | None,
         family: int = 0,
         type: int = 0,  # noqa: A002 - trio's name

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .app import App
     from .client import Client, ClientLimits, EventSource, SourceFailed
-    from .config import Config, Limits, Tls
+    from .config import Config, Limits, Tls, Topics
     from .errors import BadRequest, ConfigError, H2sseError, LocalError, RemoteError
     from .hub import Presence, Subscribe, Tab
     from .server import Listening, serve
@@ -44,6 +44,7 @@ __all__ = [
     "Subscribe",
     "Tab",
     "Tls",
+    "Topics",
     "serve",
 ]
 
@@ -75,6 +76,7 @@ _HOMES = {
     "Subscribe": "hub",
     "Tab": "hub",
     "Tls": "config",
+    "Topics": "config",
     "serve": "server",
 }
 

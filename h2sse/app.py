@@ -17,15 +17,17 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, final
 
-from .config import Limits
+from .config import Limits, Topics
 from .errors import BadRequest, LocalError
 from .history import MemoryHistory
-from .hub import GAP_EVENT, Hub, Presence, Subscribe, Tab
+from .hub import Hub, Presence, Subscribe, Tab
+from .ledger import Ledger
 from .metering import Histogram
+from .overflow import GAP_EVENT, OVERFLOWS, OverflowName
 from .publishing import Publication, check_id, check_topics, read_publication
 from .wire import Request, Response, problem
 
@@ -151,6 +153,8 @@ class ServerStatistics:
     refused_streams: int
     overflowed: int
     reasons: Mapping[str, int]
+    # Events times tabs that `drop-oldest` and `latest` let go of.
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 @final
@@ -159,11 +163,18 @@ class App:
 
     With `builtin` (the default) it answers GET /events, POST /publish, GET /, /healthz and
     /metrics; a route of your own at one of these paths takes its place.  `limits` bounds the
-    history and what requests may ask for.
+    history and what requests may ask for; `topics` says what happens to slow readers of some.
     """
 
-    def __init__(self, *, limits: Limits | None = None, builtin: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits | None = None,
+        topics: Topics | None = None,
+        builtin: bool = True,
+    ) -> None:
         self.limits = limits if limits is not None else Limits()
+        self.ledger = Ledger()
         self.clock: Callable[[], float] = time.monotonic
         self.servers: list[Served] = []
         self.latency = Histogram()
@@ -174,6 +185,11 @@ class App:
         self.backgrounds: list[Callable[[], Awaitable[None]]] = []
         self._routes: dict[str, _Route] = {}
         self._builtin: dict[str, _Route] = {}
+        if topics is not None:
+            for topic in topics.drop_oldest:
+                self.topic(topic, overflow="drop-oldest")
+            for topic in topics.latest:
+                self.topic(topic, overflow="latest")
         if builtin:
             from .pages import builtin_routes
 
@@ -192,6 +208,20 @@ class App:
         if event.id is not None:
             check_id(event.id)
         return self.announce(Publication(checked, event)).event
+
+    def topic(self, name: str, *, overflow: OverflowName) -> None:
+        """Say what happens to a tab of this topic that reads more slowly than events come.
+
+        "end" (the default) ends its stream at `tab_backlog_bytes`, and it resumes by id.
+        "drop-oldest" lets go of the oldest events that wait and puts a "history-gap" event in their
+        place.  "latest" keeps the newest of each event name.  A `name` that ends in `*` stands for
+        all that begin so and have none longer.  A tab of several topics has the policy of them that
+        loses least.  It holds for tabs that come from now on.  Raises LocalError for a policy that
+        is none.
+        """
+        if overflow not in OVERFLOWS:
+            raise LocalError(f"overflow must be one of {', '.join(OVERFLOWS)}: {overflow!r}")
+        self.hub.overflows.choose(name, overflow)
 
     def tabs(self, topic: str) -> Sequence[Tab]:
         """The tabs of a topic that are open now, in the order they came."""

@@ -6,7 +6,9 @@ own task hands over what is offered to it; a second task waits in `receive` for 
 
 from __future__ import annotations
 
+import bisect
 import inspect
+import itertools
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,9 +23,10 @@ from .app import STREAM_FIELDS, Announce, Call, Reply, Stream
 from .errors import BadRequest, RemoteError
 from .fields import Head, Malformed, TooLarge, read_head
 from .http1_heads import end_to_end, too_large
-from .hub import GAP_EVENT, spread
+from .hub import spread
+from .overflow import GAP_EVENT
 from .sse import HEARTBEAT, opening
-from .wire import Request, Response, problem
+from .wire import BEHIND, Request, Response, problem
 
 if TYPE_CHECKING:
     from .app import Decision
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from .config import Limits
     from .fields import Verdict
     from .hub import Group, Tab
-    from .wire import Fields, Lane, ProtocolName
+    from .wire import Fields, Lane, Overflow, ProtocolName
 
 __all__ = ["Client", "Exchange", "Receive", "Scope", "Send"]
 
@@ -76,11 +79,15 @@ class Exchange:
 
     __slots__ = (
         "_backlog",
+        "_begun",
         "_behind",
         "_blocked",
+        "_bound",
         "_ending",
         "_gone",
         "_live",
+        "_noted",
+        "_overflow",
         "_receive",
         "_scope",
         "_send",
@@ -115,9 +122,14 @@ class Exchange:
         self._behind = False  # it has not begun to hand over what is waiting
         self._sending = False
         self._blocked = 0  # ticks that one `send` has taken
-        # Payloads for the stream, and their bytes to hold against `tab_backlog_bytes`.
+        # Payloads for the stream, whether a part of the first has been sent, their bytes, and how
+        # many they may be: past it the stream ends, or `_overflow` makes room.
         self._waiting: list[bytes] = []
+        self._begun = False
         self._backlog = 0
+        self._noted = False  # whether the ledger knows of them
+        self._bound = server.limits.tab_backlog_bytes
+        self._overflow: Overflow | None = None
         self._woken: anyio.Event | None = None
 
     # -- life
@@ -150,6 +162,7 @@ class Exchange:
                 server.counts["resets_sent"] += 1
                 server.reasons["took nothing for stall_seconds"] += 1
                 self._scope.cancel()
+        server.app.ledger.relieve(server.limits.total_backlog_bytes)
         if self._ending:
             self._leave()  # at its bound, while its client takes nothing
         for group in self.groups.values():
@@ -163,6 +176,9 @@ class Exchange:
         """The stream is over: its tab leaves the hub."""
         self._ending = True
         self._settle()
+        if self._noted:
+            self._noted = False
+            self._server.app.ledger.note(self, 0)
         tab, self._tab = self._tab, None
         if tab is not None:
             self._server.app.hub.leave(tab)
@@ -417,6 +433,7 @@ class Exchange:
         while not self._gone:
             if self._waiting:
                 self._settle()
+                app.ledger.relieve(self._server.limits.total_backlog_bytes)
                 await self._body(self._take(), more=True)
             elif self._ending:
                 break
@@ -431,13 +448,29 @@ class Exchange:
     def _take(self) -> bytes:
         """The next `_PIECE_BYTES` at the most of what is waiting."""
         waiting = self._waiting
-        data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
-        waiting.clear()
-        if len(data) > _PIECE_BYTES:
-            waiting.append(data[_PIECE_BYTES:])
-            data = data[:_PIECE_BYTES]
+        if self._backlog <= _PIECE_BYTES:
+            data = waiting[0] if len(waiting) == 1 else b"".join(waiting)
+            waiting.clear()
+            self._begun = False
+        elif len(waiting[0]) > _PIECE_BYTES:
+            data = waiting[0][:_PIECE_BYTES]
+            waiting[0] = waiting[0][_PIECE_BYTES:]
+            self._begun = True
+        else:
+            # Whole events, so that those behind them can still be let go of.
+            sizes = itertools.accumulate(map(len, waiting))
+            count = bisect.bisect_right(list(sizes), _PIECE_BYTES)
+            data = b"".join(waiting[:count])
+            del waiting[:count]
+            self._begun = False
         self._backlog -= len(data)
+        if self._backlog or self._noted:
+            self._note()
         return data
+
+    def _note(self) -> None:
+        self._noted = self._backlog > 0
+        self._server.app.ledger.note(self, self._backlog)
 
     def _settle(self) -> None:
         if self._behind:
@@ -446,7 +479,10 @@ class Exchange:
 
     # -- Sink, and its Lane
 
-    def lane(self) -> Lane:
+    def lane(self, overflow: Overflow | None = None) -> Lane:
+        self._overflow = overflow
+        if overflow is not None:
+            self._bound = overflow.acts_from(0, self._server.limits.tab_backlog_bytes)
         return self
 
     def send(self, stream: int, payload: bytes) -> None:  # noqa: ARG002 - there is one
@@ -460,29 +496,59 @@ class Exchange:
     def offer(self, payload: bytes) -> None:
         if self._ending:
             return
-        if self._backlog > self._server.limits.tab_backlog_bytes:
-            # The hub is told by whoever wakes first, not here, amid its publishing.
-            self._server.counts["overflowed"] += 1
-            self._waiting.clear()
-            self._backlog = 0
-            self._ending = True
+        size = len(payload)
+        if self._backlog and self._backlog + size > self._bound and not self._make_room(size):
+            self._cut(BEHIND)
             return
         self._waiting.append(payload)
-        self._backlog += len(payload)
+        self._backlog += size
+        if self._sending:
+            self._note()
+
+    def _make_room(self, size: int) -> bool:
+        overflow, bound = self._overflow, self._server.limits.tab_backlog_bytes
+        if overflow is None:
+            return False
+        room = overflow.make_room(
+            self._waiting, begun=int(self._begun), waits=self._backlog, size=size, bound=bound
+        )
+        if room is None:
+            return False
+        self._backlog = room.waits
+        self._bound = overflow.acts_from(room.waits + size, bound)
+        self._server.app.ledger.lost[overflow.name] += room.lost
+        return True
+
+    def _cut(self, reason: str) -> None:
+        # The hub is told by whoever wakes first, not here, amid its publishing.
+        self._server.counts["overflowed"] += 1
+        self._server.reasons[reason] += 1
+        self._waiting.clear()
+        self._backlog = 0
+        self._ending = True
+        self._note()
+
+    def shed(self, reason: str) -> None:
+        """End the stream, without what waits for it."""
+        if not self._ending:
+            self._cut(reason)
+            self._wake()
 
     def offered(self) -> None:
         # Those in `send` still take an earlier event: nobody's latency waits for them.
         if not (self._behind or self._sending):
             self._behind = True
             self._server.fell_behind()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._woken is not None:
             self._woken.set()
 
     def finish(self) -> None:
         """End the stream well, after what is queued; no other answer."""
         self._ending = True
-        if self._woken is not None:
-            self._woken.set()
+        self._wake()
 
 
 class _Left(Exception):

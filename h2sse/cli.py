@@ -31,6 +31,7 @@ __all__ = ["main"]
 _FLAGS = {
     "host": "--host",
     "port": "--port",
+    "reuse_port": "--reuse-port",
     "http1": "--http1",
     "cors_origins": "--cors-origin",
     "tls.cert": "--cert",
@@ -281,6 +282,7 @@ def _add_serve(parser: _Parser) -> None:
     listener = parser.add_argument_group("listener")
     _add_setting(listener, "host", "HOST", "name or address to listen at; :: is every address")
     _add_setting(listener, "port", "PORT", "port to listen at; 0 takes a free one")
+    _add_setting(listener, "reuse_port", None, "let other processes listen at the same port too")
     _add_setting(listener, "http1", None, "serve HTTP/1.1 only")
     _add_common(parser)
 

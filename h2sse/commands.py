@@ -59,7 +59,7 @@ h2sse serves {url} ({protocols})
   publish     {curl} {url}/publish -d topic=news -d data=hello
 """
 
-    app = App(limits=config.limits)
+    app = App(limits=config.limits, topics=config.topics)
     with _tracing(app, trace) as taps:
         _allow_open_files()
         trio.run(_serve, app, [(config, "--port")], taps, _announcement(config, greet))

@@ -14,7 +14,7 @@ from typing import final
 
 from .errors import ConfigError
 
-__all__ = ["Config", "Limits", "Tls"]
+__all__ = ["Config", "Limits", "Tls", "Topics"]
 
 
 @final
@@ -46,6 +46,12 @@ class Limits:
     handler_seconds: float = 30
     # After SIGTERM: for streams to end and responses to go out.
     drain_seconds: float = 5
+    # Tabs we end all at once are told reconnection times of which so many fall into each second: a
+    # handshake costs a millisecond, a stream 0.1 ms, and half of a core is left for who is there.
+    returns_per_second: float = 500
+    # Then a connection ends as if the server went, give or take a tenth; its tabs come back and
+    # resume.  So none stays for ever with an old certificate, or where a balancer put it long ago.
+    connection_age_seconds: float = 86_400
     # After the last word: for the peer to read it before its unread input would reset the socket.
     linger_seconds: float = 2
 
@@ -107,6 +113,9 @@ class Limits:
     tab_backlog_bytes: int = 256 * 1024
     # The same for all tabs of a connection together, counted as if none were shared.
     connection_backlog_bytes: int = 16 * 1024 * 1024
+    # The same for all connections of an app together; past this the largest backlogs end first.  A
+    # thousand tabs at their bound; a tenth of that in truth where they wait for the same events.
+    total_backlog_bytes: int = 256 * 1024 * 1024
     # Answers to a peer that sends but does not read (PING and SETTINGS floods): past this we stop
     # reading from it.
     unsent_control_bytes: int = 256 * 1024
@@ -155,24 +164,48 @@ class Tls:
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Topics:
+    """Topics whose slow readers lose events rather than their stream; `*` ends a prefix.
+
+    Of those of `drop_oldest` the oldest events that wait make room, and a tab is told so in-band;
+    of those of `latest` the newest event of each name is kept.
+    """
+
+    drop_oldest: tuple[str, ...] = ()
+    latest: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, topics in (("drop_oldest", self.drop_oldest), ("latest", self.latest)):
+            if not all(topics):
+                raise ConfigError(f"topics.{name} must not list an empty name; `*` is all topics")
+        if twice := sorted(set(self.drop_oldest) & set(self.latest)):
+            raise ConfigError(f"topics.latest and topics.drop_oldest both list {twice[0]!r}")
+
+
+@final
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """One listener.
 
-    `port` 0 takes a free one.  `http1` serves HTTP/1.1 only.  `cors_origins` are the origins whose
-    pages may read and publish, each like "https://app.example"; "*" allows all, without
-    credentials.  `heartbeat_seconds` is how long a stream may be quiet (HTML 9.2.7 suggests 15).
+    `port` 0 takes a free one.  With `reuse_port` (SO_REUSEPORT) several processes of one user may
+    listen at one port, each for a share of the connections.  `http1` serves HTTP/1.1 only.
+    `cors_origins` are the origins whose pages may read and publish, each like
+    "https://app.example"; "*" allows all, without credentials.  `heartbeat_seconds` is how long a
+    stream may be quiet (HTML 9.2.7 suggests 15).
     Each tab is told a reconnection time drawn from `retry_ms` +- `retry_spread` (a fraction), so
     that tabs which were dropped together do not come back together.
     """
 
     host: str = "localhost"
     port: int = 8443
+    reuse_port: bool = False
     http1: bool = False
     cors_origins: tuple[str, ...] = ()
     heartbeat_seconds: float = 15
     retry_ms: int = 3_000
     retry_spread: float = 0.3
     tls: Tls = field(default_factory=Tls)
+    topics: Topics = field(default_factory=Topics)
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:

@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import random
 import socket
 import ssl
 from collections.abc import Awaitable, Iterable
+from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
 
 import trio
@@ -25,7 +27,9 @@ from .app import STREAM_FIELDS, Announce, Call, Reply, Stream
 from .errors import BadRequest
 from .http1 import Http1
 from .http2 import Http2
-from .hub import GAP_EVENT, Subscribe, spread
+from .hub import Subscribe, spread
+from .overflow import GAP_EVENT
+from .sse import MAX_RETRY_MS, opening
 from .wire import Drained, Gone, Overflowed, Request, Response, problem
 
 if TYPE_CHECKING:
@@ -33,9 +37,9 @@ if TYPE_CHECKING:
     from .hub import Group, Tab
     from .server import Server
     from .trace import Tap
-    from .wire import Fields, Lane, ProtocolName, Wire, WireEvent
+    from .wire import Fields, Lane, Overflow, ProtocolName, Wire, WireEvent
 
-__all__ = ["Connection"]
+__all__ = ["ROUND_TRIP_SECONDS", "Connection"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +53,23 @@ TURN_SECONDS = 0.001
 HEAVY_PIECE_BYTES = 128
 # At most this much output is written before others have theirs.
 FLUSH_BYTES = 1024 * 1024
+# What a peer may take to answer the PING that follows our first GOAWAY.
+ROUND_TRIP_SECONDS = 1.0
+# By how much of it connections differ in their age: those made together, as after a restart, would
+# else be ended together.
+_AGE_SPREAD = 0.1
+
+
+class _Stay(Enum):
+    """Whether a connection is to stay; it only ever goes down these lines."""
+
+    SERVING = auto()
+    # It is old: the peer is told that no new requests will be served.  A round trip later it ends.
+    RETIRING = auto()
+    # The same with all others, when the server goes: `end_streams` follows in its turn.
+    LEAVING = auto()
+    # Event streams end, those too that are answered only now; with the last of them, it does.
+    ENDING = auto()
 
 
 @final
@@ -61,14 +82,15 @@ class Connection:
         "_blocked_since",
         "_calls",
         "_deadline",
-        "_ending",
         "_heavy",
+        "_noted",
         "_offered",
         "_peer_left",
         "_pending",
         "_server",
         "_slow",
         "_sock",
+        "_stay",
         "_tabs",
         "_trace",
         "_unblocked",
@@ -89,14 +111,16 @@ class Connection:
         self._calls: dict[int, trio.CancelScope] = {}
         self._pending = b""
         self._trace: Tap | None = None  # unless someone listens
+        self._noted = 0  # what the ledger knows to be waiting here
         self._offered = False
-        self._ending = False
+        self._stay = _Stay.SERVING
         self._heavy = self._slow = False
         self._aborted = False
         self._peer_left = False
         self._blocked_since: float | None = None
         self._unblocked: trio.Event | None = None
-        self._deadline: float | None = server.now() + server.limits.handshake_seconds
+        # Of the handshake; then of the connection's age; then of the round trip before its end.
+        self._deadline = server.now() + server.limits.handshake_seconds
 
     @property
     def protocol(self) -> ProtocolName:
@@ -132,7 +156,7 @@ class Connection:
         except (OSError, ssl.SSLError) as error:
             logger.debug("connection %d: %s", self.number, error)
         except Exception:
-            logger.exception("connection %d failed", self.number)
+            logger.exception("connection %d of %s failed", self.number, self.peer)
         finally:
             self._leave_all()
             self.abort()
@@ -144,6 +168,7 @@ class Connection:
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
         self._aborted = True
+        self._note(0)
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
@@ -176,7 +201,9 @@ class Connection:
         self._wire = kind(
             self._server.limits, connection=self.number, peer=self.peer, now=self._server.now()
         )
-        self._deadline = None
+        differs = random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - not a secret
+        age = self._server.limits.connection_age_seconds * differs
+        self._deadline = self._server.now() + age
         if self._server.taps is not None:
             self._trace = self._server.taps.begin(self.number, self.peer, kind.protocol)
         if kind is Http1 and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; others wait for TCP
@@ -311,42 +338,88 @@ class Connection:
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
-        if self._deadline is not None and now >= self._deadline:
-            self._server.count("no TLS handshake within handshake_seconds", self)
-            self.abort()
+        if self._wire is None:
+            if now >= self._deadline:
+                self._server.count("no TLS handshake within handshake_seconds", self)
+                self.abort()
         elif self._blocked_since is not None:
             if now >= self._blocked_since + self._server.limits.stall_seconds:
                 self._server.count("socket full for stall_seconds", self)
                 self.abort()
-        elif self._wire is not None and not self._wire.closed:
+        elif not self._wire.closed:
             events = self._wire.expire(now)
             self._act(events)
-            if self._ending:
-                self.end_streams()
+            if now >= self._deadline and not self._wire.closed:
+                self._age(now)
             if events or self._wire.unsent or self._wire.closed:
                 self.flush()
 
+    # -- going away
+
+    @property
+    def knows_end(self) -> bool:
+        """After `drain`: no round trip is left to wait for before its streams end."""
+        wire = self._wire
+        return self._aborted or (wire is not None and (wire.last_word or wire.closed))
+
+    def _age(self, now: float) -> None:
+        match self._stay:
+            case _Stay.SERVING:
+                self._server.count("older than connection_age_seconds", self)
+                self._stay = _Stay.RETIRING
+                self._deadline = now + ROUND_TRIP_SECONDS
+                self.drain()
+            case _Stay.RETIRING:
+                self.end_streams()
+            case _Stay.LEAVING | _Stay.ENDING:
+                pass
+            case _:
+                assert_never(self._stay)
+
     def drain(self) -> None:
-        """Say that no new requests will be served; the streams are ended a round trip later."""
-        if self._wire is None:
+        """Say that no new requests will be served, now or once TLS stands.  Safe to call twice."""
+        if self._stay is _Stay.SERVING:
+            self._stay = _Stay.LEAVING
+        if self._wire is not None:
+            self._wire.drain()
+            self._go_on()
+            self.flush()
+
+    def _go_on(self) -> None:
+        """Take the next step of going away, once it can be taken."""
+        wire = self._wire
+        if self._stay is _Stay.SERVING or wire is None or wire.closed:
+            return
+        if self._stay is _Stay.ENDING or (self._stay is _Stay.RETIRING and wire.last_word):
+            self.end_streams()
+        elif wire.last_word:
+            self._close_if_done()
+
+    def end_streams(self, later: float = 0.0) -> None:
+        """End the event streams, and the connection once nothing else is open.
+
+        Their tabs are told to come back `later` seconds after their usual time, and apart.
+        """
+        wire, config, limits = self._wire, self._server.config, self._server.limits
+        if wire is None:
             self.abort()
             return
-        self._ending = True
-        self._wire.drain()
-        if self._wire.last_word:
-            self.end_streams()
-        self.flush()
-
-    def end_streams(self) -> None:
-        """End the event streams, and the connection once nothing else is open."""
-        wire = self._wire
-        if wire is None or wire.closed:
+        if wire.closed:
             return
+        self._stay = _Stay.ENDING
+        span = len(self._tabs) / limits.returns_per_second
         for stream in list(self._tabs):
+            wait = later + span * random.random()  # noqa: S311 - not a secret
+            retry = spread(config.retry_ms, config.retry_spread) + round(1000 * wait)
+            wire.send(stream, opening(retry=min(retry, MAX_RETRY_MS)))
             self._leave(stream)
             wire.finish(stream)
         self.flush()
-        if not wire.open_streams and not self._calls:
+        self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        assert self._wire is not None
+        if not self._wire.open_streams and not self._calls:
             self.close()
 
     def close(self) -> None:
@@ -374,9 +447,7 @@ class Connection:
                     self._leave(stream)
                 case _:
                     assert_never(event)
-        wire = self._wire
-        if self._ending and wire is not None and wire.last_word:
-            self.end_streams()
+        self._go_on()
 
     def _serve(self, request: Request) -> None:
         app = self._server.app
@@ -401,7 +472,7 @@ class Connection:
             result = call.handler(request)
             if inspect.isawaitable(result):
                 self._calls[request.stream] = trio.CancelScope()
-                self._server.spawn(self._await, request, result, call.fields)
+                self._server.spawn(self, self._await, request, result, call.fields)
                 return
             decision = self._server.app.conclude(request, result, call.fields)
         except Exception as error:  # noqa: BLE001 - one stream's fault, answered there
@@ -424,8 +495,7 @@ class Connection:
             return  # the client has left meanwhile
         self._carry_out(request, decision)
         self.flush()
-        if self._ending:
-            self.end_streams()
+        self._go_on()
 
     def _failed(self, request: Request, error: Exception, fields: Fields) -> Decision:
         if isinstance(error, BadRequest):
@@ -494,9 +564,9 @@ class Connection:
 
     # -- Sink
 
-    def lane(self) -> Lane:
+    def lane(self, overflow: Overflow | None = None) -> Lane:
         assert self._wire is not None
-        return self._wire.lane()
+        return self._wire.lane(overflow)
 
     def send(self, stream: int, payload: bytes) -> None:
         assert self._wire is not None
@@ -522,6 +592,32 @@ class Connection:
         wire = self._wire
         if wire is None or self._aborted:
             return
+        self._flush(wire)
+        waits = wire.waits + len(self._pending)
+        if waits != self._noted and not self._aborted:
+            self._note(waits)
+            self._server.app.ledger.relieve(self._server.limits.total_backlog_bytes)
+
+    def _note(self, waits: int) -> None:
+        if waits != self._noted:
+            self._noted = waits
+            self._server.app.ledger.note(self, waits)
+
+    def shed(self, reason: str) -> None:
+        """Give up what takes most of the memory: a tab, or, without one, the connection."""
+        try:
+            wire = self._wire
+            if wire is not None and wire.shed(reason):
+                self._act(wire.take_events())
+                self.flush()
+            else:
+                self._server.count(reason, self)
+                self.abort()
+        except Exception:
+            logger.exception("connection %d of %s failed", self.number, self.peer)
+            self.abort()
+
+    def _flush(self, wire: Wire) -> None:
         if self._unblocked is not None:
             # The socket is full; tabs that came to their bound meanwhile are gone all the same.
             if events := wire.take_events():
@@ -529,7 +625,7 @@ class Connection:
         elif not self._write(wire):
             self._unblocked = trio.Event()
             self._blocked_since = self._server.now()
-            self._server.spawn(self._unblock, wire)
+            self._server.spawn(self, self._unblock, wire)
 
     def _wake_reader(self) -> None:
         # It waits for input, which may never come, to see that the wire is closed.
@@ -584,5 +680,7 @@ class Connection:
         finally:
             event, self._unblocked, self._blocked_since = self._unblocked, None, None
             event.set()
+            if not self._aborted:
+                self._note(wire.waits)
             if wire.closed:
                 self._wake_reader()

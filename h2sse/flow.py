@@ -23,13 +23,14 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from .wire import Drained, Overflowed
+from .wire import BEHIND, Drained, Overflowed, Rest
 
 if TYPE_CHECKING:
     from h2.connection import H2Connection
     from h2.stream import H2Stream
 
     from .config import Limits
+    from .wire import Overflow
 
 __all__ = ["FRAME_BYTES", "Flow", "Lane", "Outflow"]
 
@@ -50,9 +51,11 @@ class Outflow:
 
     `queue` is None while the stream is in step; else it holds the payloads that wait, the first
     of them sent up to `offset`.  `ends` says that the stream ends when the queue is empty.
+    `bound` is how many bytes may wait: past it the stream ends, or its lane's policy acts.
     """
 
     __slots__ = (
+        "bound",
         "ends",
         "flow",
         "h2",
@@ -73,6 +76,7 @@ class Outflow:
         self.lane: Lane | None = None
         self.queue: list[bytes] | None = []
         self.queued = 0
+        self.bound = flow.limits.tab_backlog_bytes
         self.offset = 0
         self.ready = False
         self.ends = False
@@ -97,13 +101,17 @@ class Outflow:
         """Queue a payload within the tab's and the connection's bound, or overflow."""
         if self.ends:
             return
-        limits = self.flow.limits
+        flow = self.flow
         size = len(payload)
-        if self.queued and (
-            self.queued + size > limits.tab_backlog_bytes
-            or self.flow.queued + size > limits.connection_backlog_bytes
+        if (
+            self.queued
+            and (
+                self.queued + size > self.bound
+                or flow.queued + size > flow.limits.connection_backlog_bytes
+            )
+            and (self.lane is None or not self.lane.make_room(self, self.offset > 0, size, 1))
         ):
-            self.flow.overflow(self)
+            flow.overflow(self)
         else:
             self.push(payload)
 
@@ -179,14 +187,18 @@ class Lane:
     the piece at the head of `queue`.  `sent` counts the bytes each has been sent before that piece
     since the lane began, and `limits[id]` is how far that count may go: the stream's window is the
     difference.  `floor` is never above the least limit, so one comparison clears a piece for all.
+    `bound` is as an Outflow's.  `overflow` acts at it, on the queue of the lane, which is that of
+    all in step, and on each one apart; without it streams end there.
     """
 
     __slots__ = (
         "apart",
+        "bound",
         "floor",
         "flow",
         "ids",
         "limits",
+        "overflow",
         "place",
         "queue",
         "queued",
@@ -194,8 +206,10 @@ class Lane:
         "sent",
     )
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: Flow, overflow: Overflow | None = None) -> None:
         self.flow = flow
+        self.overflow = overflow
+        self.bound = self._acts_from(0)
         self.ids: list[bytes] = []
         self.limits: dict[bytes, int] = {}
         self.apart: dict[bytes, Outflow] = {}
@@ -217,26 +231,65 @@ class Lane:
                 outflow.offer(payload)
         if not self.ids:
             return
-        if self.queued and (
-            self.queued + size > flow.limits.tab_backlog_bytes
-            or flow.queued + size > flow.limits.connection_backlog_bytes
+        if (
+            self.queued
+            and (
+                self.queued + size > self.bound
+                or flow.queued + size > flow.limits.connection_backlog_bytes
+            )
+            and not self.make_room(self, self.place > 0, size, len(self.ids))
         ):
             # The connection does not drain: all its tabs of this lane are behind alike.
-            for stream_id in list(self.ids):
-                flow.overflow(flow.outflows[int.from_bytes(stream_id, "big")])
+            self.shed()
             return
         if size <= FRAME_BYTES:
             self.queue.append(payload)
         else:
-            self.queue.extend(payload[i : i + FRAME_BYTES] for i in range(0, size, FRAME_BYTES))
+            self.queue.append(payload[:FRAME_BYTES])
+            later = range(FRAME_BYTES, size, FRAME_BYTES)
+            self.queue.extend(Rest(payload[i : i + FRAME_BYTES]) for i in later)
         self.queued += size
         flow.queued += size
         if not self.ready:
             flow.make_ready(self)
 
+    def make_room(self, source: _Source, begun: bool, size: int, streams: int) -> bool:
+        """Whether `size` more bytes may wait after all, in this lane or for one that is apart."""
+        overflow, flow = self.overflow, self.flow
+        if overflow is None:
+            return False
+        limits = flow.limits
+        assert source.queue is not None
+        others = flow.queued - source.queued
+        room = overflow.make_room(
+            source.queue,
+            begun=int(begun),
+            waits=source.queued,
+            size=size,
+            bound=min(limits.tab_backlog_bytes, limits.connection_backlog_bytes - others),
+        )
+        if room is None:
+            return False
+        source.queued = room.waits
+        flow.queued = others + room.waits
+        source.bound = self._acts_from(room.waits + size)
+        if room.lost:
+            flow.lost[overflow.name] = flow.lost.get(overflow.name, 0) + room.lost * streams
+        return True
+
+    def _acts_from(self, waits: int) -> int:
+        bound = self.flow.limits.tab_backlog_bytes
+        return bound if self.overflow is None else self.overflow.acts_from(waits, bound)
+
+    def shed(self, reason: str = BEHIND) -> None:
+        """End every stream in step."""
+        for stream_id in list(self.ids):
+            self.flow.overflow(self.flow.outflows[int.from_bytes(stream_id, "big")], reason)
+
     def add(self, outflow: Outflow) -> None:
         """A stream joins: in step if both are idle, else apart until it can step in."""
         outflow.lane = self
+        outflow.bound = self.bound
         outflow.tells = False
         self.apart[outflow.id] = outflow
         if not self.queue and not outflow.queue and not outflow.ends:
@@ -369,6 +422,7 @@ class Flow:
         "events",
         "finished",
         "limits",
+        "lost",
         "machine",
         "now",
         "outflows",
@@ -388,6 +442,7 @@ class Flow:
         # Streams with something to send and no window, and since when.
         self.stalled: dict[Outflow, float] = {}
         self.events: list[Drained | Overflowed] = []
+        self.lost: dict[str, int] = {}  # events times streams, by policy
         self.finished: list[int] = []  # streams whose last frame has been framed
         self.now = 0.0
         self.shut = False  # the connection has said its last word: nothing can end any more
@@ -451,14 +506,14 @@ class Flow:
             if not outflow.whole:
                 self.cut(outflow)
 
-    def overflow(self, outflow: Outflow) -> None:
+    def overflow(self, outflow: Outflow, reason: str = BEHIND) -> None:
         """A stream is over its bound: end it now, what waits for it is resumed later by id.
 
         The empty DATA frame needs no window.  A client drops an event that breaks off (HTML
         9.2.6), so nothing half is ever seen.
         """
         self.cut(outflow)
-        self.events.append(Overflowed(outflow.h2.stream_id))
+        self.events.append(Overflowed(outflow.h2.stream_id, reason))
 
     def cut(self, outflow: Outflow) -> None:
         """End a stream now, whatever waits for it."""
@@ -469,6 +524,21 @@ class Flow:
         outflow.ends = True
         self.stalled.pop(outflow, None)
         self._end_now(outflow)
+
+    def largest(self) -> _Source | None:
+        """The stream, or the lane of those in step, for which most waits; None if nothing does."""
+        sources: set[_Source] = set()
+        for outflow in self.outflows.values():
+            sources.add(outflow.lane if outflow.queue is None and outflow.lane else outflow)
+        most = max(sources, key=lambda each: each.queued, default=None)
+        return most if most is not None and most.queued else None
+
+    def shut_down(self) -> None:
+        """The connection has said its last word: nothing is framed any more, so let go of it."""
+        self.shut = True
+        for outflow in list(self.outflows):
+            self.drop(outflow)
+        self.turns.clear()
 
     def _end_now(self, outflow: Outflow) -> None:
         if self.shut:

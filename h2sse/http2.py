@@ -31,7 +31,7 @@ from h2.exceptions import ProtocolError
 
 from . import frames, wire
 from .fields import Head, Malformed, TooLarge, read_trailers
-from .flow import Flow, Lane
+from .flow import Flow, Lane, Outflow
 from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
 from .guard import TOO_LARGE_COST, Breach, Guard
 from .liveness import PROBE, Liveness
@@ -116,7 +116,7 @@ class Http2:
         self._flow = Flow(machine, limits)
         self._guard = Guard(limits)
         self._liveness = Liveness(limits, now)
-        self.statistics = WireStatistics()
+        self.statistics = WireStatistics(lost=self._flow.lost)
         self._buffer = bytearray()
         self._preface = False  # whether the preface is complete
         self._settled = False  # whether the client's first SETTINGS has come
@@ -144,6 +144,10 @@ class Http2:
     @property
     def unsent(self) -> int:
         return self._machine.unsent
+
+    @property
+    def waits(self) -> int:
+        return self._flow.queued + self._machine.unsent
 
     @property
     def round_trip(self) -> float | None:
@@ -516,8 +520,8 @@ class Http2:
             outflow.tells = True
             outflow.push(payload)
 
-    def lane(self) -> Lane:
-        return Lane(self._flow)
+    def lane(self, overflow: wire.Overflow | None = None) -> Lane:
+        return Lane(self._flow, overflow)
 
     def enter(self, stream: int, lane: wire.Lane) -> None:
         assert isinstance(lane, Lane)
@@ -538,7 +542,7 @@ class Http2:
             for event in self._flow.events:
                 if isinstance(event, Overflowed):
                     self.statistics.overflowed += 1
-                    self._count("tab at its backlog bound")
+                    self._count(event.reason)
             events += self._flow.events
             self._flow.events.clear()
         return events
@@ -579,7 +583,7 @@ class Http2:
                 if outflow.whole:
                     self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
                 else:
-                    flow.overflow(outflow)
+                    flow.overflow(outflow, "window closed too long")
         if not flow.queued or self._machine.outbound_flow_control_window > 0:
             self._window_closed_since = None
         else:
@@ -588,6 +592,19 @@ class Http2:
             elif now >= self._window_closed_since + limits.stall_seconds:
                 self._give_up("connection window closed too long")
         return self.take_events()
+
+    def shed(self, reason: str) -> bool:
+        most = None if self._closed else self._flow.largest()
+        match most:
+            case None:
+                return False
+            case Lane():
+                most.shed(reason)
+            case Outflow(whole=True):
+                self._reset(most.h2.stream_id, ErrorCodes.CANCEL, reason)
+            case Outflow():
+                self._flow.overflow(most, reason)
+        return True
 
     def drain(self) -> None:
         if self._closed or self._draining:
@@ -618,7 +635,8 @@ class Http2:
         self._fail(ErrorCodes(breach.code), breach.reason)
 
     def _end(self, reason: str) -> None:
-        self._closed = self._flow.shut = True
+        self._closed = True
+        self._flow.shut_down()
         if reason:
             self._count(reason)
 

@@ -18,20 +18,21 @@ import itertools
 import json
 import logging
 import random
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeAlias, final
 
 from .history import Known, Lost
+from .overflow import GAP_EVENT, Overflows, newest
 from .sse import MAX_RETRY_MS, Event, opening
 from .wire import check_fields
 
 if TYPE_CHECKING:
     from .history import Entry, History
-    from .wire import Lane, ProtocolName
+    from .wire import Lane, Overflow, ProtocolName
 
 __all__ = [
-    "GAP_EVENT",
     "Group",
     "Hub",
     "HubStatistics",
@@ -43,9 +44,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-# The type of the one event that tells a tab, in-band, that it may have missed events.
-GAP_EVENT = "history-gap"
 
 # What a tab that catches up is given at a time: a page waits in memory, no more.
 PAGE_BYTES = 64 * 1024
@@ -110,8 +108,8 @@ class Sink(Protocol):
     def peer(self) -> str:
         """The client's address."""
 
-    def lane(self) -> Lane:
-        """A new lane."""
+    def lane(self, overflow: Overflow | None = None) -> Lane:
+        """A new lane, which `overflow` keeps within its bound; without one its streams end."""
 
     def send(self, stream: int, payload: bytes) -> None:
         """Queue a payload for one stream; `Hub.resume` follows when there is room for more."""
@@ -173,10 +171,10 @@ class Group:
 
     __slots__ = ("lane", "quiet", "sink", "size", "topics")
 
-    def __init__(self, sink: Sink, topics: frozenset[str]) -> None:
+    def __init__(self, sink: Sink, topics: frozenset[str], overflow: Overflow | None) -> None:
         self.sink = sink
         self.topics = topics
-        self.lane = sink.lane()
+        self.lane = sink.lane(overflow)
         self.size = 0
         self.quiet = 0  # ticks since something was offered
 
@@ -218,6 +216,7 @@ class Hub:
 
     def __init__(self, history: History) -> None:
         self.history = history
+        self.overflows = Overflows()
         self._topics: dict[str, _Topic] = {}
         self._watchers: dict[str, list[Callable[[Presence], object]]] = {}
         self._numbers = itertools.count(1)
@@ -301,7 +300,7 @@ class Hub:
         if history.last_sequence > tab._position:
             if history.pruned(tab.topics, now) > max(tab._position, tab._told):
                 self._tell_gap(tab, now)
-            page, more = history.after(tab.topics, tab._position, PAGE_BYTES)
+            page, more = self._page(tab)
             for entry in page:
                 sink.send(stream, entry.payload)
                 tab._position = entry.sequence
@@ -310,6 +309,18 @@ class Hub:
             if more:
                 return
         self._go_live(tab)
+
+    def _page(self, tab: Tab) -> tuple[Sequence[Entry], bool]:
+        """The next events that it missed, and whether there are more."""
+        overflow = self.overflows.of(tab.topics)
+        if overflow is None or overflow.name != "latest":
+            return self.history.after(tab.topics, tab._position, PAGE_BYTES)
+        # As if it had been there, and behind.
+        missed, _ = self.history.after(tab.topics, tab._position, sys.maxsize)
+        kept = newest(missed)
+        sizes = itertools.accumulate(len(entry.payload) for entry in kept)
+        count = 1 + sum(size < PAGE_BYTES for size in sizes)
+        return kept[:count], count < len(kept)
 
     def _tell_gap(self, tab: Tab, now: float) -> None:
         # What the tab was reading has been forgotten under its eyes.
@@ -326,7 +337,8 @@ class Hub:
         sink = tab._sink
         group = sink.groups.get(tab.topics)
         if group is None:
-            group = sink.groups[tab.topics] = Group(sink, tab.topics)
+            overflow = self.overflows.of(tab.topics)
+            group = sink.groups[tab.topics] = Group(sink, tab.topics, overflow)
             for name in tab.topics:
                 self._topic(name).groups[group] = None
         group.size += 1

@@ -11,6 +11,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
+from .overflow import LOSSY
+
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
@@ -31,6 +33,7 @@ class _Snapshot(Collector):
         tabs: Counter[str] = Counter()
         reasons: Counter[str] = Counter()
         totals: Counter[str] = Counter()
+        lost = Counter(app.ledger.lost)
         for server in app.servers:
             counts = server.statistics()
             connections.update(counts.connections)
@@ -38,6 +41,7 @@ class _Snapshot(Collector):
             reasons.update(counts.reasons)
             for name, _, _ in _TOTALS:
                 totals[name] += getattr(counts, name)
+            lost.update(counts.lost)
 
         yield _by_protocol("h2sse_connections", "Connections open now.", connections)
         yield _by_protocol("h2sse_tabs", "Event streams open now.", tabs)
@@ -54,6 +58,25 @@ class _Snapshot(Collector):
         )
         for name, metric, text in _TOTALS:
             yield CounterMetricFamily(metric, text, value=totals[name])
+        dropped = CounterMetricFamily(
+            "h2sse_events_dropped",
+            "Events times the tabs that were behind and did not get them, by overflow policy.",
+            labels=["overflow"],
+        )
+        for overflow in LOSSY:
+            dropped.add_metric([overflow], lost[overflow])
+        yield dropped
+        yield GaugeMetricFamily(
+            "h2sse_backlog_bytes", "What waits for those who are behind.", value=app.ledger.total
+        )
+        yield GaugeMetricFamily(
+            "h2sse_backlog_connections", "Connections that are behind.", value=app.ledger.holders
+        )
+        yield GaugeMetricFamily(
+            "h2sse_backlog_largest_bytes",
+            "What waits for the one of them that is most behind.",
+            value=app.ledger.largest,
+        )
         ended = CounterMetricFamily(
             "h2sse_ended", "Streams and connections we ended, by reason.", labels=["reason"]
         )

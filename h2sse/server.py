@@ -22,9 +22,10 @@ import trio
 
 from .app import ServerStatistics
 from .config import Config
-from .connection import Connection
+from .connection import ROUND_TRIP_SECONDS, Connection
 from .errors import ConfigError
 from .guard import BREACHES, Bucket
+from .overflow import LOSSY
 from .sse import HEARTBEAT
 from .tls import Certificates
 
@@ -48,8 +49,8 @@ _ACCEPT_SLICE = 64
 _ACCEPT_PAUSE_SECONDS = 0.25
 # A client that leaves before it is accepted is not the listener's fault.
 _ACCEPT_AGAIN = frozenset((errno.ECONNABORTED, errno.EPROTO, errno.EINTR, errno.EPERM))
-# What a peer may take to answer the PING that follows our first GOAWAY.
-_ROUND_TRIP_SECONDS = 1.0
+# How often it is looked whether all peers have answered the PING that follows our first GOAWAY.
+_LOOK_SECONDS = 0.01
 # Of connections that were stopped from something: whoever makes a thousand of them must not also
 # fill the log.  /metrics has them all.
 _LOG_LINES = 20
@@ -107,6 +108,7 @@ async def serve(
             try:
                 await server.stop.wait()
                 for each in sockets:
+                    server.accept_waiting(each)
                     trio.lowlevel.notify_closing(each)
                     each.close()
                 await server.drain()
@@ -147,7 +149,9 @@ def _bind_all(config: Config, addresses: Sequence[tuple[int, Any]]) -> list[sock
         for family, address in addresses:
             try:
                 # Every address of a name gets the same port, also when it is chosen for us.
-                sock = _bind_one(family, (address[0], port, *address[2:]))
+                sock = _bind_one(
+                    family, (address[0], port, *address[2:]), reuse_port=config.reuse_port
+                )
             except OSError as error:
                 # "localhost" may name ::1 on a machine without IPv6.
                 if error.errno in _NO_SUCH_ADDRESS and len(addresses) > 1:
@@ -161,11 +165,15 @@ def _bind_all(config: Config, addresses: Sequence[tuple[int, Any]]) -> list[sock
         return sockets
 
 
-def _bind_one(family: int, address: tuple[Any, ...]) -> socket.socket:
+def _bind_one(family: int, address: tuple[Any, ...], *, reuse_port: bool) -> socket.socket:
+    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):  # Windows
+        raise ConfigError("reuse_port: this system has no SO_REUSEPORT")
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind(address)
@@ -238,21 +246,34 @@ class Server:
         """The clock of deadlines."""
         return trio.current_time()
 
-    def spawn(self, task: Callable[[*_Args], Awaitable[None]], *args: *_Args) -> None:
-        """Run a connection's task."""
+    def spawn(
+        self, connection: Connection, task: Callable[[*_Args], Awaitable[None]], *args: *_Args
+    ) -> None:
+        """Run a task of a connection's."""
         assert self._nursery is not None
-        self._nursery.start_soon(self._guard, task, args)
+        self._nursery.start_soon(self._guard, connection, task, args)
 
-    async def _guard(self, task: Callable[..., Awaitable[None]], args: tuple[Any, ...]) -> None:
+    async def _guard(
+        self, connection: Connection, task: Callable[..., Awaitable[None]], args: tuple[Any, ...]
+    ) -> None:
         try:
             await task(*args)
-        except Exception:
-            logger.exception("a task of a connection failed")
+        except Exception as error:  # noqa: BLE001 - it stays that connection's
+            self._failed(connection, error)
 
     @staticmethod
     def _failed(connection: Connection, error: Exception) -> None:
-        logger.error("connection %d failed", connection.number, exc_info=error)
+        logger.error(
+            "connection %d of %s failed", connection.number, connection.peer, exc_info=error
+        )
         connection.abort()
+
+    def _tell_all(self, act: Callable[[Connection], None]) -> None:
+        for connection in list(self._connections):
+            try:
+                act(connection)
+            except Exception as error:  # noqa: BLE001 - it stays that connection's
+                self._failed(connection, error)
 
     def shook_hands(self, connection: Connection) -> None:
         """TLS stands; the protocol is chosen."""
@@ -297,23 +318,38 @@ class Server:
             try:
                 await trio.lowlevel.wait_readable(listener)
                 for _ in range(_ACCEPT_SLICE):
-                    sock, address = listener.accept()
-                    self._admit(sock, address[0])
+                    self._accept_one(listener)
             except BlockingIOError:
                 self._full_logged = False  # nobody waits any more
             except trio.ClosedResourceError:
                 return
-            except OSError as error:
+            except (OSError, MemoryError) as error:
                 if listener.fileno() < 0:
                     return
-                if error.errno in _ACCEPT_AGAIN:
+                code = error.errno if isinstance(error, OSError) else errno.ENOMEM
+                if code in _ACCEPT_AGAIN:
                     continue
                 # EMFILE, ENFILE, ENOBUFS, ENOMEM: what is open goes on, new ones wait.
-                self.count(f"accept: {errno.errorcode.get(error.errno or 0, 'error')}")
+                self.count(f"accept: {errno.errorcode.get(code or 0, 'error')}")
                 if not self._full_logged:
                     self._full_logged = True
-                    logger.warning("accepting pauses: %s", error)
+                    logger.warning("accepting pauses: %s", str(error) or "out of memory")
                 await trio.sleep(_ACCEPT_PAUSE_SECONDS)
+
+    def accept_waiting(self, listener: socket.socket) -> None:
+        """Accept who has connected already: closing the listener would reset them."""
+        # Without those that come now, one after the other, and for whom we would never close.
+        with contextlib.suppress(OSError, MemoryError):
+            for _ in range(_BACKLOG):
+                self._accept_one(listener)
+
+    def _accept_one(self, listener: socket.socket) -> None:
+        sock, address = listener.accept()
+        try:
+            self._admit(sock, address[0])
+        except Exception:
+            sock.close()
+            logger.exception("a connection of %s could not begin", address[0])
 
     def _admit(self, sock: socket.socket, peer: str) -> None:
         limits = self.limits
@@ -334,7 +370,7 @@ class Server:
         connection = Connection(self, sock, peer, next(self._numbers))
         self._connections[connection] = None
         self._addresses[peer] += 1
-        self.spawn(self._run, connection)
+        self.spawn(connection, self._run, connection)
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -368,6 +404,7 @@ class Server:
                         self._failed(connection, error)
                 await trio.lowlevel.checkpoint()
             self.app.flushed(began)
+            del batch, connection  # until the next event, which may be long, they may go
 
     async def tick(self) -> None:
         """Once a second: deadlines, heartbeats, certificates."""
@@ -404,19 +441,39 @@ class Server:
         self._draining = True
         whole = self.limits.drain_seconds
         last = min(self.limits.linger_seconds, whole / 2)
-        for connection in list(self._connections):
-            connection.drain()
-        with trio.move_on_after(whole - last):
-            with trio.move_on_after(_ROUND_TRIP_SECONDS):
-                await self._wait_empty()
-            for connection in list(self._connections):
-                connection.end_streams()
+        until = self.now() + whole - last
+        self._tell_all(Connection.drain)
+        with trio.move_on_after(min(ROUND_TRIP_SECONDS, whole - last)):
+            while not all(each.knows_end for each in self._connections):  # noqa: ASYNC110
+                await trio.sleep(_LOOK_SECONDS)
+        await self._end_streams(until - self.now())
+        with trio.move_on_at(until):
             await self._wait_empty()
         # Those who do not read, and handlers that do not end.
-        for connection in list(self._connections):
-            connection.close()
+        self._tell_all(Connection.close)
         with trio.move_on_after(last):
             await self._wait_empty()
+
+    async def _end_streams(self, seconds: float) -> None:
+        """End all event streams, spread over so many seconds as far as need be.
+
+        Tabs are to come back `returns_per_second` at a time.  As far as there is time for it they
+        are ended so; for the rest their reconnection times see to it.  Those of a connection end
+        together and the largest comes last, so that nobody waits for its many tabs to be apart.
+        """
+        connections = sorted(self._connections, key=lambda each: each.tabs)
+        rate = self.limits.returns_per_second
+        whole = sum(each.tabs for each in connections) / rate
+        share = max(0.0, min(1.0, seconds / whole)) if whole else 0.0
+        began, place = self.now(), 0.0
+        for connection in connections:
+            await trio.sleep_until(began + place * share)
+            later = place * (1 - share)
+            place += connection.tabs / rate
+            try:
+                connection.end_streams(later)
+            except Exception as error:  # noqa: BLE001 - it stays that connection's
+                self._failed(connection, error)
 
     async def _wait_empty(self) -> None:
         while self._connections:
@@ -448,6 +505,7 @@ class Server:
             refused_streams=totals["refused"],
             overflowed=totals["overflowed"],
             reasons=reasons,
+            lost={name: totals[name] for name in LOSSY},
         )
 
     @staticmethod
@@ -459,6 +517,7 @@ class Server:
         totals["resets_sent"] += counts.resets_sent
         totals["refused"] += counts.refused
         totals["overflowed"] += counts.overflowed
+        totals.update(counts.lost)
         for reason, count in counts.by_reason.items():
             known = reason in reasons or len(reasons) < _REASONS
             reasons[reason if known else "other"] += count

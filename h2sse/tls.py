@@ -302,17 +302,20 @@ class Certificates:
         """
         now = now or datetime.now(UTC)
         stamp = _stamp(self._cert, self._key)
-        due = self.development is not None and _is_due(self.not_after, now)
+        # A clock that was set back may have left us with one of the future.
+        due = self.development is not None and (
+            _is_due(self.not_after, now) or now < self._not_before
+        )
         if stamp == self._taken and not due:
             self._warned = None
             return False
         try:
             self._take(now)
-        except ConfigError as error:
-            warning = (stamp, str(error))
-            if warning != self._warned:
-                self._warned = warning
-                log.warning("the old certificate stays in use: %s", error)
+        except Exception as error:  # noqa: BLE001 - a file may hold anything, and libraries have faults
+            why = str(error) if isinstance(error, ConfigError) else repr(error)
+            if self._warned != (stamp, why):
+                self._warned = (stamp, why)
+                log.warning("the old certificate stays in use: %s", why)
             return False
         self._warned = None
         log.info("new certificate from %s, until %s", self._cert, _day(self.not_after))
@@ -327,6 +330,7 @@ class Certificates:
         context, leaf = _load(self._cert, self._key, now)
         context.set_alpn_protocols(self.protocols)
         self.context, self.not_after = context, leaf.not_valid_after_utc
+        self._not_before = leaf.not_valid_before_utc
         self.development, self._taken = development, stamp
 
 

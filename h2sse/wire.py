@@ -15,25 +15,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as _field
 from functools import cached_property
 from http import HTTPStatus
-from typing import Any, Literal, Protocol, TypeAlias, final
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
 from urllib.parse import parse_qsl
 
 from .errors import BadRequest
 
 __all__ = [
+    "BEHIND",
     "Drained",
     "Fields",
     "Gone",
     "Lane",
+    "Overflow",
     "Overflowed",
     "ProtocolName",
     "Request",
     "Response",
+    "Rest",
+    "Room",
     "Wire",
     "WireEvent",
     "WireStatistics",
@@ -43,6 +47,9 @@ __all__ = [
 
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
 ProtocolName: TypeAlias = Literal["h2", "http/1.1"]
+
+# Why a stream is ended by itself, when it falls behind.
+BEHIND = "tab at its backlog bound"
 
 # More query parameters or form fields than any of ours needs, few enough to be cheap.
 MAX_FORM_FIELDS = 100
@@ -243,12 +250,58 @@ class Drained:
 @final
 @dataclass(frozen=True, slots=True)
 class Overflowed:
-    """A stream fell behind its bound and was ended; its tab will come back and resume."""
+    """A stream fell behind and was ended; its tab will come back and resume."""
 
     stream: int
+    reason: str = _field(default=BEHIND, compare=False)
 
 
 WireEvent: TypeAlias = Request | Gone | Drained | Overflowed
+
+
+@final
+class Rest(bytes):
+    """A piece of a payload that is not its first: it goes with what stands before it."""
+
+    __slots__ = ()
+
+
+@final
+class Room(NamedTuple):
+    """What came of making room: so many payloads were `lost`, so many bytes wait still."""
+
+    lost: int
+    waits: int
+
+
+class Overflow(Protocol):
+    """What lets go of payloads that wait too long, so that their stream need not end.
+
+    Without one a stream ends at its bound.  overflow.py has those there are.
+    """
+
+    @property
+    def name(self) -> str:
+        """What its losses are counted under."""
+
+    def acts_from(self, waits: int, bound: int) -> int:
+        """How many bytes may wait, of `bound`, before it is asked to act; `waits` do now."""
+
+    def make_room(
+        self,
+        waiting: list[bytes],
+        *,
+        begun: int,
+        waits: int,
+        size: int,
+        bound: int,
+        frame: Callable[[bytes], bytes] = ...,
+    ) -> Room | None:
+        """Let go of so much of `waiting` that `size` more bytes may wait; None if it cannot.
+
+        The first `begun` entries, and the rest of such a payload, are on their way and stay.
+        `waits` is what all of it comes to; `frame` makes of a payload what stands in `waiting`.
+        """
 
 
 class Lane(Protocol):
@@ -268,6 +321,8 @@ class WireStatistics:
     refused: int = 0
     overflowed: int = 0
     by_reason: dict[str, int] = _field(default_factory=dict)
+    # Payloads times the streams they were for, by the `Overflow` that let go of them.
+    lost: dict[str, int] = _field(default_factory=dict)
 
 
 class Wire(Protocol):
@@ -283,6 +338,10 @@ class Wire(Protocol):
     @property
     def unsent(self) -> int:
         """Bytes of answers that wait to be taken, DATA of streams not counted."""
+
+    @property
+    def waits(self) -> int:
+        """Bytes of everything that waits to be taken, as if no two streams shared a payload."""
 
     @property
     def idle(self) -> bool:
@@ -311,8 +370,8 @@ class Wire(Protocol):
     def send(self, stream: int, payload: bytes) -> None:
         """Queue a payload for one stream.  When all is out, `Drained` follows."""
 
-    def lane(self) -> Lane:
-        """A new, empty lane."""
+    def lane(self, overflow: Overflow | None = None) -> Lane:
+        """A new, empty lane.  Its streams end at their bound, or `overflow` makes room."""
 
     def enter(self, stream: int, lane: Lane) -> None:
         """From now on the stream receives what is offered to `lane`, after what it was sent."""
@@ -325,6 +384,9 @@ class Wire(Protocol):
 
     def take_output(self) -> bytes:
         """The next bytes for the peer, a few TLS records at most, b"" if there are none."""
+
+    def shed(self, reason: str) -> bool:
+        """End the stream, or those of the lane, for which most waits; False if there is none."""
 
     def expire(self, now: float) -> Sequence[WireEvent]:
         """End whatever has waited past its deadline for the peer."""

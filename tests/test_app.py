@@ -13,7 +13,8 @@ import pytest
 from h2sse.app import STREAM_FIELDS, App, Call, Reply, Stream
 from h2sse.config import Limits
 from h2sse.errors import BadRequest, LocalError
-from h2sse.hub import GAP_EVENT, Presence, Subscribe
+from h2sse.hub import Presence, Subscribe
+from h2sse.overflow import GAP_EVENT
 from h2sse.sse import Event
 from h2sse.wire import Request, Response
 

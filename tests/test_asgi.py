@@ -30,7 +30,9 @@ from trio.testing import MockClock
 
 import h2sse
 from h2sse.asgi import ASGI
-from h2sse.hub import GAP_EVENT, PAGE_BYTES
+from h2sse.hub import PAGE_BYTES
+from h2sse.ledger import OVER_TOTAL
+from h2sse.overflow import GAP_EVENT, OverflowName
 from h2sse.sse import HEARTBEAT
 
 Fields: TypeAlias = Sequence[tuple[str, str]]
@@ -509,6 +511,54 @@ async def test_a_tab_at_its_bound_is_ended_well_and_resumes(autojump_clock: Mock
         assert slow.ended
         back = await host.listen(EVENTS, ("last-event-id", slow.messages[-1].last_event_id))
         await back.until(lambda: slow.data + back.data == fast.data)
+
+
+@pytest.mark.parametrize("overflow", ["drop-oldest", "latest"])
+async def test_a_slow_tab_of_a_lossy_topic_stays(overflow: OverflowName) -> None:
+    async with hosted(limits=h2sse.Limits(tab_backlog_bytes=100_000)) as host:
+        host.app.topic("a", overflow=overflow)
+        slow = await host.listen()
+        host.publish("first")
+        await slow.heard(1)
+        slow.shut()
+        for n in range(1_000):
+            host.publish(f"{n} " + "x" * 1_000)
+        await wait_all_tasks_blocked()
+        (exchange,) = host.application.exchanges
+        assert exchange._backlog <= 100_000
+        assert host.app.ledger.total == exchange._backlog
+        slow.open()
+        await slow.until(lambda: slow.data[-1].startswith("999 "))
+        events = [each for each in slow.messages[1:] if each.event != GAP_EVENT]
+        marks = [json.loads(each.data) for each in slow.messages if each.event == GAP_EVENT]
+        lost = host.app.ledger.lost[overflow]
+        assert lost > 800
+        assert len(events) + lost == 1_000
+        assert sum(mark["dropped"] for mark in marks) == (lost if overflow == "drop-oldest" else 0)
+        await wait_all_tasks_blocked()
+        assert host.app.ledger.total == 0
+
+
+async def test_backlogs_together_are_bounded() -> None:
+    limits = h2sse.Limits(total_backlog_bytes=50_000)
+    async with hosted(limits=limits) as host:
+        little, much = await host.listen(), await host.listen()
+        for n in range(40):
+            host.publish(f"{n} " + "x" * 1_000)
+            if n == 20:
+                much.shut()
+            if n == 30:
+                little.shut()
+            await wait_all_tasks_blocked()
+        for n in range(30):
+            host.publish(f"{n} " + "x" * 1_000)
+            host.app.ledger.relieve(50_000)  # as the next who wakes, or the second
+            assert host.app.ledger.total <= 50_000
+        much.open()
+        await much.finished()
+        assert host.application.statistics().reasons == {OVER_TOTAL: 1}
+        little.open()
+        await little.heard(70)
 
 
 async def test_a_client_that_takes_nothing_is_given_up(autojump_clock: MockClock) -> None:

@@ -1,7 +1,8 @@
 """Hostile and broken peers, by real bytes over real TLS.  `docs/security.md` names these tests.
 
 Each attack is sent as it stands in its description (a CVE has its number beside it); the server is
-to answer as promised, to count the reason, and to go on serving everyone else.
+to answer as promised, to count the reason, and to go on serving everyone else.  Those that
+benchmarks/soak.py sends without end are in benchmarks/attacks.py.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import ctypes
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
@@ -18,20 +19,16 @@ import trio
 from support import (
     ACK,
     CONTINUATION,
-    DATA,
-    END_HEADERS,
     END_STREAM,
     GOAWAY,
     HEADERS,
     MAX_WINDOW,
     PATIENCE_SECONDS,
     PING,
-    PRIORITY,
     SETTINGS,
     RawClient,
     Served,
     frame,
-    ping,
     reset,
     serving,
     settings_frame,
@@ -41,8 +38,8 @@ from trio.testing import MockClock
 
 import h2sse
 import h2sse.connection
+from benchmarks.attacks import EVENTS, FLOODS, malformed_requests
 
-EVENTS = "/events?topic=a"
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
 REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 7, 8, 11
 
@@ -81,84 +78,6 @@ async def bystander(served: Served) -> AsyncIterator[None]:
 
 
 # -- HTTP/2: floods
-
-
-def requests(client: RawClient, count: int, *fields: tuple[str, str]) -> list[tuple[int, bytes]]:
-    """So many GET requests, as stream and bytes."""
-    made = [client.request(EVENTS, *fields) for _ in range(count)]
-    return [(stream.id, data) for stream, data in made]
-
-
-def rapid_resets(client: RawClient) -> list[bytes]:
-    return [data + reset(stream) for stream, data in requests(client, 60)]
-
-
-def rapid_resets_by_two(client: RawClient) -> list[bytes]:
-    made = requests(client, 60)
-    return [data for _, data in made] + [reset(stream) for stream, _ in made]
-
-
-def malformed_requests(client: RawClient) -> list[bytes]:
-    return [data for _, data in requests(client, 60, ("x", "a\x01"))]
-
-
-def windows_that_overflow(client: RawClient) -> list[bytes]:
-    return [data + window_update(stream, MAX_WINDOW) for stream, data in requests(client, 60)]
-
-
-def windows_of_nothing(client: RawClient) -> list[bytes]:
-    return [data + window_update(stream, 0) for stream, data in requests(client, 60)]
-
-
-def data_after_the_end(client: RawClient) -> list[bytes]:
-    return [data + frame(DATA, 0, stream, bytes(40)) for stream, data in requests(client, 60)]
-
-
-def data_on_a_reset_stream(client: RawClient) -> list[bytes]:
-    ((stream, data),) = requests(client, 1)
-    return [data, reset(stream), *[frame(DATA, 0, stream, bytes(40))] * 60]
-
-
-def sections_too_large(client: RawClient) -> list[bytes]:
-    return [data for _, data in requests(client, 6, *[("a", "b")] * 200)]
-
-
-def on_an_open_body(kind: int, payload: bytes, count: int) -> Callable[[RawClient], list[bytes]]:
-    def build(client: RawClient) -> list[bytes]:
-        stream, data = client.request("/publish", method="POST", body=b"")
-        opening = data[:4] + bytes((END_HEADERS,)) + data[5 : len(data) - 9]
-        return [opening, *[frame(kind, 0, stream.id, payload)] * count]
-
-    return build
-
-
-def repeated(data: bytes, count: int) -> Callable[[RawClient], list[bytes]]:
-    return lambda _: [data] * count
-
-
-FLOODS: dict[str, tuple[Callable[[RawClient], list[bytes]], str]] = {
-    "PING": (repeated(ping(bytes(8)), 101), "too many PING frames"),  # CVE-2019-9512
-    "PING answers": (repeated(frame(PING, ACK, 0, bytes(8)), 101), "too many PING frames"),
-    "PRIORITY": (  # CVE-2019-9513
-        repeated(frame(PRIORITY, 0, 1, bytes(5)), 101),
-        "too many PRIORITY frames",
-    ),
-    "WINDOW_UPDATE": (repeated(window_update(0, 1), 101), "too many WINDOW_UPDATE frames"),
-    "GOAWAY": (repeated(frame(GOAWAY, 0, 0, bytes(8)), 101), "too many GOAWAY frames"),
-    "unknown frames": (repeated(frame(0xBB, 0, 0), 101), "too many unknown frames"),
-    "empty DATA": (on_an_open_body(DATA, b"", 110), "too many short DATA frames"),  # 2019-9518
-    "DATA of a byte": (on_an_open_body(DATA, b"x", 110), "too many short DATA frames"),
-    "SETTINGS": (repeated(settings_frame({}), 6), "too many SETTINGS frames"),  # CVE-2019-9515
-    "rapid resets": (rapid_resets, "too many requests given up"),  # CVE-2023-44487
-    "rapid resets, by two": (rapid_resets_by_two, "too many requests given up"),
-    # CVE-2025-8671: what makes us reset.
-    "malformed requests": (malformed_requests, "too many requests given up"),
-    "windows that overflow": (windows_that_overflow, "too many requests given up"),
-    "windows of nothing": (windows_of_nothing, "too many requests given up"),
-    "DATA after the end": (data_after_the_end, "too many requests given up"),
-    "DATA on a reset stream": (data_on_a_reset_stream, "too many requests given up"),
-    "sections too large": (sections_too_large, "too many requests given up"),
-}
 
 
 @pytest.mark.parametrize("name", FLOODS)

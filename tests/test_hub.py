@@ -16,13 +16,14 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from h2sse.config import Limits
 from h2sse.history import MemoryHistory
-from h2sse.hub import GAP_EVENT, PAGE_BYTES, Group, Hub, Presence, Subscribe, Tab, spread
+from h2sse.hub import PAGE_BYTES, Group, Hub, Presence, Subscribe, Tab, spread
+from h2sse.overflow import GAP_EVENT
 from h2sse.sse import Event, Message, Parser
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from h2sse.wire import Lane, ProtocolName
+    from h2sse.wire import Lane, Overflow, ProtocolName
 
 RETRY_MS = 3_000
 
@@ -57,7 +58,7 @@ class FakeSink:
         self.streams[stream](payload)
         self.unannounced = True
 
-    def lane(self) -> Lane:
+    def lane(self, overflow: Overflow | None = None) -> Lane:
         return FakeLane(self)
 
     def send(self, stream: int, payload: bytes) -> None:

@@ -25,6 +25,8 @@ LAYERS: dict[str, set[str]] = {
             "frames",
             "liveness",
             "history",
+            "overflow",
+            "ledger",
             "hub",
             "publishing",
             "app",
@@ -71,7 +73,7 @@ WIRES = {
     *("http1", "http1_heads", "http2", "machine", "flow", "fields"),
     *("client.http1", "client.http2"),
 }
-EVENTS = {"sse", "history", "hub", "publishing", "app"}
+EVENTS = {"sse", "history", "overflow", "hub", "publishing", "app"}
 STRANGERS: dict[str, set[str]] = {
     **dict.fromkeys(WIRES, EVENTS),
     **dict.fromkeys(EVENTS - {"app"}, WIRES | {"app"}),

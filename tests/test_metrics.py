@@ -37,6 +37,7 @@ class FakeServer:
             resets_sent=base + 11,
             refused_streams=base + 12,
             overflowed=base + 13,
+            lost={"latest": base + 14},
             reasons={f'of {base} "\\\n': base, "of both": base},
         )
 
@@ -79,6 +80,10 @@ FAMILIES = {
     "h2sse_resets_sent": "counter",
     "h2sse_streams_refused": "counter",
     "h2sse_overflows": "counter",
+    "h2sse_events_dropped": "counter",
+    "h2sse_backlog_bytes": "gauge",
+    "h2sse_backlog_connections": "gauge",
+    "h2sse_backlog_largest_bytes": "gauge",
     "h2sse_ended": "counter",
     "h2sse_publish_latency_seconds": "histogram",
 }
@@ -109,10 +114,12 @@ def test_servers_are_added_up() -> None:
         ("h2sse_resets_sent_total", ""): 11,
         ("h2sse_streams_refused_total", ""): 12,
         ("h2sse_overflows_total", ""): 13,
+        ("h2sse_events_dropped_total", "latest"): 14,
         ("h2sse_ended_total", "of both"): 0,
     }.items():
         assert found[name, label] == 2_100 + 2 * by_one
     assert found["h2sse_tabs", "http/1.1"] == 0
+    assert found["h2sse_events_dropped_total", "drop-oldest"] == 0
     assert found["h2sse_ended_total", 'of 100 "\\\n'] == 100
     # Nothing is counted that nobody can see.
     for each in fields(ServerStatistics):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import socket
 import ssl
 import struct
@@ -457,8 +458,9 @@ async def test_aclose_ends_every_stream_well(jumping_clock: MockClock) -> None:
     assert all(tab.ended and tab.reset is None for tab in tabs)
     assert min(client.frames.index(tab.frames[-1]) for tab in tabs) > goaway
     assert {tuple(tab.data) for tab in tabs} == {("the last",)}
-    assert chunked.text.endswith("data: the last\n\n\r\n0\r\n\r\n")
-    assert plain.text.endswith("data: the last\n\n")
+    # What follows the event is when to come back.
+    assert re.search(r"data: the last\n\n\r\n\w+\r\nretry: \d+\n\n\r\n0\r\n\r\n\Z", chunked.text)
+    assert re.search(r"data: the last\n\nretry: \d+\n\n\Z", plain.text)
     assert idle.text.endswith('{"status":"ok"}\n')
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from h2sse.config import Config, Limits, Tls
+from h2sse.config import Config, Limits, Tls, Topics
 from h2sse.errors import ConfigError
 from h2sse.settings import SETTINGS, Given, defaults_as_toml, load
 
@@ -86,10 +86,11 @@ def _environment(path: str, step: int) -> dict[str, str]:
 
 
 def test_every_field_is_a_setting() -> None:
-    plain = {each.name for each in fields(Config)} - {"tls", "limits"}
+    plain = {each.name for each in fields(Config)} - {"tls", "topics", "limits"}
     tls = {f"tls.{each.name}" for each in fields(Tls)}
+    topics = {f"topics.{each.name}" for each in fields(Topics)}
     limits = {f"limits.{each.name}" for each in fields(Limits)}
-    assert SETTINGS.keys() == plain | tls | limits
+    assert SETTINGS.keys() == plain | tls | topics | limits
 
 
 def test_nothing_given_is_the_default() -> None:

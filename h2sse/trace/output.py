@@ -126,13 +126,13 @@ class TraceOutput:
         try:
             # At the end, a write that is stuck is left to its thread.
             await trio.to_thread.run_sync(write, abandon_on_cancel=True, limiter=self._one_thread)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - no thread, no memory: the server's task goes on
             self._left_out += data.count(b"\n", write.written)
             self._broken_off = write.written > 0 and data[write.written - 1] != 0x0A
             await self._pause(error)
 
-    async def _pause(self, error: OSError) -> None:
-        self._over = error.errno in _NEVER_AGAIN
+    async def _pause(self, error: Exception) -> None:
+        self._over = isinstance(error, OSError) and error.errno in _NEVER_AGAIN
         if not self._said:
             self._said = True
             until = "ends" if self._over else "pauses until it can"

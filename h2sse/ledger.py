@@ -1,0 +1,78 @@
+"""What all who are behind have waiting, in one sum, and who gives way when it is too much.
+
+Each connection has bounds of its own, but thousands of them together could still fill the memory.
+So each notes what waits for it when that has changed, after writing; whoever reads as fast as
+events come has nothing to note.  Past the bound the largest backlog is shed first, a tab or the
+connection, until an eighth of the bound is free again.  Only then are those with a backlog looked
+at, so the cost is small however many they are, and no publish pays it.
+
+Bytes are counted as if no two tabs shared a payload.  They do share them, so the memory it takes is
+less, in fan-out by far.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import Counter
+from typing import Protocol, final
+
+__all__ = ["OVER_TOTAL", "Ledger"]
+
+# Why a stream or connection is ended for others' sake.
+OVER_TOTAL = "backlogs together at total_backlog_bytes"
+
+
+class Holder(Protocol):
+    """Something that has bytes waiting: a connection, or a stream of another's server."""
+
+    def shed(self, reason: str) -> None:
+        """End the stream for which most waits, or all, and note what is left."""
+
+
+@final
+class Ledger:
+    """The backlogs of an app's connections, and what policies let go of in them."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.lost: Counter[str] = Counter()  # events times tabs, by policy
+        self._held: dict[Holder, int] = {}
+        self._relieving = False
+
+    @property
+    def largest(self) -> int:
+        """The largest of the backlogs."""
+        return max(self._held.values(), default=0)
+
+    @property
+    def holders(self) -> int:
+        """How many have one."""
+        return len(self._held)
+
+    def note(self, holder: Holder, waits: int) -> None:
+        """So many bytes wait for it now."""
+        self.total += waits - self._held.get(holder, 0)
+        if waits:
+            self._held[holder] = waits
+        else:
+            self._held.pop(holder, None)
+
+    def relieve(self, bound: int) -> None:
+        """Shed the largest, if more than `bound` bytes wait in all.  Not from amid a publish."""
+        if self.total <= bound or self._relieving:
+            return
+        self._relieving = True
+        enough = bound - bound // 8
+        order = itertools.count()
+        heap = [(-waits, next(order), holder) for holder, waits in self._held.items()]
+        heapq.heapify(heap)
+        try:
+            while self.total > enough and heap:
+                before, _, holder = heapq.heappop(heap)
+                holder.shed(OVER_TOTAL)
+                left = self._held.get(holder, 0)
+                if 0 < left < -before:
+                    heapq.heappush(heap, (-left, next(order), holder))
+        finally:
+            self._relieving = False

@@ -70,7 +70,8 @@ _PORT_TAKEN = re.compile(
 
 _TEMPORARY = "h2sse-benchmark-"
 _LOCAL = re.compile(
-    f"(?:{re.escape(str(_ROOT))}|{re.escape(sys.prefix)}"
+    # A virtual environment may lie in the project's folder, so it comes first.
+    f"(?:{re.escape(sys.prefix)}|{re.escape(str(_ROOT))}"
     rf"|{re.escape(tempfile.gettempdir())}/{_TEMPORARY}\w+)/"
 )
 

@@ -539,8 +539,12 @@ def test_interrupted_elsewhere_it_ends_quietly(tmp_path: Path) -> None:
         publish = ("publish", "t", "x", "--url", url)
         # The ssl module leaves its socket to the garbage collector when it is interrupted.
         lenient = {"PYTHONWARNINGS": "ignore::ResourceWarning"}
-        # Once it has connected it waits for us.
-        with running(*publish, cwd=tmp_path, **lenient) as process, listener.accept()[0]:
+        # Once it has said ClientHello it waits for us.
+        with (
+            running(*publish, cwd=tmp_path, **lenient) as process,
+            listener.accept()[0] as connection,
+        ):
+            assert connection.recv(1)
             assert process.end(signal.SIGINT) == (130, "")
             assert process.said == ""
 

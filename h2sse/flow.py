@@ -1,8 +1,9 @@
 """DATA under two windows: payloads in, frames out, fair turns between streams.
 
 RFC 9113 5.1: DATA leaves an open stream open, so only the stream's and the connection's window
-change.  Frames are written here instead of through `h2.send_data`, which costs 6 us a frame; h2
-still opens and closes every stream, and its windows are kept in step.
+change.  Frames are written here instead of through `h2.send_data`, which costs some 10 us a frame
+(benchmarks/micro/offer.py); h2 still opens and closes every stream, and its windows are kept in
+step.
 tests/test_flow.py::test_equals_send_data holds bytes, windows and states equal.
 
 An `Outflow` is one stream with a queue of its own.  A `Lane` is many streams that receive the same

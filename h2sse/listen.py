@@ -23,7 +23,7 @@ import trio
 from .client import Client, EventSource, SourceFailed
 from .client.source import read_url
 from .errors import ConfigError
-from .terminal import cause
+from .terminal import cause, printable
 
 if TYPE_CHECKING:
     import argparse
@@ -150,7 +150,7 @@ class _Listening:
                         self._stop(0)
         except SourceFailed as error:
             self._failed = True
-            print("h2sse:", _printable(str(error)), file=sys.stderr)  # noqa: T201
+            print("h2sse:", printable(str(error)), file=sys.stderr)  # noqa: T201
         except BrokenPipeError:
             # Whoever read our stdout has left (`h2sse listen ... | head -1`): that is enough.
             self._stop(0)
@@ -190,7 +190,7 @@ class _Output:
         else:
             text = _as_text(now.astimezone(), number if self._numbered else None, message)
             if self._terminal:
-                text = "\n".join(map(_printable, text.split("\n")))
+                text = "\n".join(map(printable, text.split("\n")))
             if self._colour:
                 text = _coloured(text)
         data = (text + "\n").encode("utf-8", "backslashreplace")
@@ -230,8 +230,3 @@ def _coloured(text: str) -> str:
     time, _, rest = text.partition("  ")
     head, gap, data = rest.partition("  ")
     return f"{_DIM}{time}{_PLAIN}  {_TYPE}{head}{_PLAIN}{gap}{data}"
-
-
-def _printable(text: str) -> str:
-    """Text without what a terminal would obey, such as the end of a line or a change of colour."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-__all__ = ["cause", "log_to_stderr", "say"]
+__all__ = ["cause", "log_to_stderr", "printable", "say"]
 
 
 def say(text: str) -> None:
@@ -45,3 +45,8 @@ def cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def printable(text: str) -> str:
+    """A peer's text without what a terminal would obey, such as a line's end or a colour."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
+from h2sse.terminal import printable
+
 from .verdict import Result, Verdict
 
 __all__ = ["Report"]
@@ -28,11 +30,6 @@ _EXIT_CODES: Final = {
 }
 _VERDICT_WIDTH: Final = max(len(each.value) for each in Verdict)
 _LEAST_WIDTH: Final = 40
-
-
-def printable(text: str) -> str:
-    """A peer's text, without what a terminal would obey."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 @final

@@ -48,9 +48,8 @@ READ_BYTES = 16 * 1024
 PIECE_BYTES = 512
 # ... and a connection whose input takes longer than this twice in a row (once may be the machine's
 # fault) is `_heavy`.  It has its turns one by one with all others that are, so that however many
-# there are, tabs wait for one turn of one of them; and its pieces are small, 5 requests.
-TURN_SECONDS = 0.001
-HEAVY_PIECE_BYTES = 128
+# there are, tabs wait for one turn of one of them.
+TURN_SECONDS = 0.004
 # At most this much output is written before others have theirs.
 FLUSH_BYTES = 1024 * 1024
 # What a peer may take to answer the PING that follows our first GOAWAY.
@@ -287,10 +286,7 @@ class Connection:
     def _take(self, wire: Wire, data: bytes, came: float) -> None:
         began = self._server.now()
         self._act(wire.receive(data, came))
-        self.flush()
-        slow = self._server.now() - began > TURN_SECONDS
-        self._heavy = slow and self._slow
-        self._slow = slow
+        self._taken(began)
 
     async def _take_turns(self, wire: Wire, data: bytes, came: float) -> None:
         """Take in much, or what takes long, a turn at a time."""
@@ -300,14 +296,19 @@ class Connection:
             async with server.turns:
                 if self._aborted:
                     raise trio.ClosedResourceError
-                turn_ends = server.now() + TURN_SECONDS
+                began = server.now()
                 while True:
-                    size = HEAVY_PIECE_BYTES if self._heavy else PIECE_BYTES
-                    self._take(wire, data[at : at + size], came)
-                    at += size
-                    if at >= len(data) or server.now() > turn_ends:
+                    self._act(wire.receive(data[at : at + PIECE_BYTES], came))
+                    at += PIECE_BYTES
+                    if at >= len(data) or server.now() - began > TURN_SECONDS:
                         break
+                self._taken(began)
 
+    def _taken(self, began: float) -> None:
+        self.flush()
+        slow = self._server.now() - began > TURN_SECONDS
+        self._heavy = slow and self._slow
+        self._slow = slow
     async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
         if self._aborted:
             raise trio.ClosedResourceError  # writing has found it broken

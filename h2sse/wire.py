@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as _field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
 from urllib.parse import parse_qsl
@@ -93,9 +93,9 @@ class Request:
             return raw.decode("latin-1")
 
     @cached_property
-    def query_pairs(self) -> list[tuple[str, str]]:
+    def query_pairs(self) -> Sequence[tuple[str, str]]:
         """The query's parameters in order.  Raises BadRequest if they are not UTF-8."""
-        return _pairs(self.query, "query")
+        return _query(self.query) if len(self.query) <= _MEMO_BYTES else _pairs(self.query, "query")
 
     def parameters(self, name: str) -> list[str]:
         """Every value of one query parameter, in order."""
@@ -126,6 +126,15 @@ class Request:
                 "body", "a form holds ASCII only: percent-encode the rest", status=400
             ) from None
         return _pairs(text, "body")
+
+
+# A browser's tabs ask for the same few things: what they ask for is parsed once.
+_MEMO_BYTES = 256
+
+
+@lru_cache(maxsize=256)
+def _query(text: str) -> Sequence[tuple[str, str]]:
+    return tuple(_pairs(text, "query"))
 
 
 def _pairs(text: str, where: str) -> list[tuple[str, str]]:

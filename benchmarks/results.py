@@ -61,7 +61,8 @@ PROTOCOLS: dict[ProtocolName, str] = {"h2": "HTTP/2", "http/1.1": "HTTP/1.1"}
 _LONGEST_US = 3_600_000_000
 _DIGITS = 3
 
-_FAULTS = ("lost", "doubled", "misordered")
+# Figures that say, other than 0, that a server did not carry the whole load.
+_FAULTS = ("lost", "doubled", "misordered", "overloaded")
 
 
 class Damaged(Exception):

@@ -142,7 +142,8 @@ SECTIONS = (
             " instant the publisher meant to send (so that a stall is not hidden), memory of an"
             " open tab in the server's processes and in the kernel's socket buffers (of both ends),"
             " and what goes over the wire. Latency stands only where a server carried the whole"
-            " load in every round."
+            " load in every round; one that cannot carry the rate gets fewer events, one after"
+            " another, so that what they cost is known all the same."
         ),
         label=_grid,
         tables=(
@@ -162,6 +163,7 @@ SECTIONS = (
                     Column("bytes_per_event", "bytes an event", "less", phrase="bytes an event"),
                     Column("records_per_event", "TLS records an event"),
                     Column("client_cpu", "busiest client, of a core"),
+                    Column("overload", "overloaded", note=True),
                 ),
             ),
         ),

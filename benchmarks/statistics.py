@@ -144,12 +144,15 @@ _Ask: TypeAlias = Callable[[int], Awaitable[tuple[bool, str]]]
 """Whether a number works, and if not, why."""
 
 
-async def search(works: _Ask, *, start: int, limit: int, precision: float) -> Found:
+async def search(
+    works: _Ask, *, start: int, limit: int, precision: float, then: int | None = None
+) -> Found:
     """The largest number up to `limit` that works.
 
     Doubles from `start` until a number fails, then bisects until `failed` and `sustained` are
     within `precision` of each other, relative to `sustained`.  If `start` itself fails, halves
-    until a number works, or 1 has failed.  No number is asked for twice.
+    until a number works, or 1 has failed.  No number is asked for twice.  Where an earlier search
+    ended at `start` and at `then`, which failed, that is asked first.
     """
     if min(start, limit) < 1 or not 0 < precision < 1:
         raise ValueError("search needs a start and a limit from 1, and 0 < precision < 1")
@@ -165,6 +168,9 @@ async def search(works: _Ask, *, start: int, limit: int, precision: float) -> Fo
         else:
             failed = number
         number = following(sustained, failed, limit=limit, precision=precision)
+        if holds and then is not None and sustained < then <= limit:
+            number = then
+        then = None
     return Found(sustained=sustained, failed=failed, tried=tuple(tried))
 
 

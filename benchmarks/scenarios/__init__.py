@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, final
 
-from benchmarks.model import Case, Latency, Opened, ProtocolName, Reception, Verdict
+from benchmarks.model import Case, Latency, Opened, ProtocolName, Published, Reception, Verdict
 from benchmarks.peers import Peer
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Tell",
     "judge",
     "unopened",
+    "unpublished",
     "workers_for",
 ]
 
@@ -102,6 +103,14 @@ def unopened(opened: Opened, asked: int) -> str:
         return ""
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(opened.failures.items()))
     return f"{opened.tabs:,} of {asked:,} tabs open" + (f" ({reasons})" if reasons else "")
+
+
+def unpublished(published: Published) -> str:
+    """Why not all events were published; "" if they were."""
+    if not published.failures:
+        return ""
+    reasons = ", ".join(f"{count} {what}" for what, count in sorted(published.failures.items()))
+    return f"publishing failed: {reasons}"
 
 
 def judge(reception: Reception, expected: int) -> tuple[Verdict, str]:

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from benchmarks.load import Load, Publisher
 from benchmarks.model import Case, ProtocolName, Published, Reception, Shape, Usage, Verdict
-from benchmarks.servers import serving
 
-from . import THREE_ROUNDS, Contender, Outcome, Scale, Tell, judge, unopened
+from . import THREE_ROUNDS, Contender, Outcome, Scale, Tell, judge, unopened, unpublished
+from .stage import stage
 
 __all__ = ["STALL"]
 
@@ -78,28 +77,17 @@ class _Stall:
             connections=tabs // per_connection,
             tabs_per_connection=per_connection,
         )
-        peer = contender.peer
-        async with (
-            serving(peer, contender.protocol) as server,
-            Load.against(
-                server.host, server.port, contender.protocol, path=peer.events_path
-            ) as load,
-            Publisher.to(
-                server.host,
-                server.port,
-                peer.publish_path,
-                form=peer.publish_form,
-                size=_SIZE,
-            ) as publisher,
-        ):
-            opened = await load.open(shape, deadline=_OPEN_DEADLINE, stalled=stalled)
+        async with stage(contender, size=_SIZE) as on:
+            opened = await on.load.open(shape, deadline=_OPEN_DEADLINE, stalled=stalled)
             if why := unopened(opened, tabs):
                 return why, None, 0.0
-            before: Usage = server.usage()
-            await load.begin()
-            published: Published = await publisher.publish(round(_SECONDS[scale] * _RATE), _RATE)
-            reception = await load.finish(published)
-            after = server.usage()
+            before: Usage = on.server.usage()
+            await on.load.begin()
+            published: Published = await on.publisher.publish(round(_SECONDS[scale] * _RATE), _RATE)
+            if why := unpublished(published):
+                return why, None, 0.0
+            reception = await on.load.finish(published)
+            after = on.server.usage()
         grown = after.pss_bytes + after.socket_bytes - before.pss_bytes - before.socket_bytes
         return "", reception, grown / 1e6
 

@@ -7,11 +7,20 @@ from typing import final
 
 import trio
 
-from benchmarks.load import Load, Publisher
 from benchmarks.model import Case, ProtocolName, Published, Shape, Verdict
-from benchmarks.servers import serving
 
-from . import THREE_ROUNDS, Contender, Outcome, Scale, Tell, judge, unopened, workers_for
+from . import (
+    THREE_ROUNDS,
+    Contender,
+    Outcome,
+    Scale,
+    Tell,
+    judge,
+    unopened,
+    unpublished,
+    workers_for,
+)
+from .stage import stage
 
 __all__ = ["STORM"]
 
@@ -51,46 +60,35 @@ class _Storm:
             connections=connections,
             tabs_per_connection=tabs // connections,
         )
-        peer = contender.peer
-        async with (
-            serving(peer, contender.protocol) as server,
-            Load.against(
-                server.host,
-                server.port,
-                contender.protocol,
-                path=peer.events_path,
-                processes=workers_for(connections),
-            ) as load,
-            Publisher.to(
-                server.host, server.port, peer.publish_path, form=peer.publish_form
-            ) as publisher,
-        ):
+        async with stage(contender, processes=workers_for(connections)) as on:
             tell("opens")
-            opened = await load.open(shape, deadline=_OPEN_DEADLINE)
+            opened = await on.load.open(shape, deadline=_OPEN_DEADLINE)
             if why := unopened(opened, tabs):
                 return Outcome(verdict=Verdict.FAILED, why=why)
-            await load.begin()
-            first = await publisher.publish(_BEFORE, _RATE)
-            await load.finish(first)
-            await load.begin()
-            before = server.usage()
+            await on.load.begin()
+            first = await on.publisher.publish(_BEFORE, _RATE)
+            await on.load.finish(first)
+            await on.load.begin()
+            before = on.server.usage()
             tell("is cut off, and comes back")
             since: list[Published] = []
 
             async def go_on() -> None:
-                since.append(await publisher.publish(_SINCE, _RATE))
+                since.append(await on.publisher.publish(_SINCE, _RATE))
 
             cut = trio.current_time()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(go_on)
-                await load.drop()
-                reopened = await load.reopen(deadline=_OPEN_DEADLINE)
+                await on.load.drop()
+                reopened = await on.load.reopen(deadline=_OPEN_DEADLINE)
                 back = trio.current_time()
-            reception = await load.finish(since[0])
-            after = server.usage()
+            reception = await on.load.finish(since[0])
+            after = on.server.usage()
         if why := unopened(reopened, tabs):
             return Outcome(verdict=Verdict.FAILED, why=f"coming back: {why}")
         verdict, why = judge(reception, tabs * _SINCE)
+        if refused := unpublished(since[0]):
+            verdict, why = Verdict.FAILED, refused
         return Outcome(
             verdict=verdict,
             why=why,

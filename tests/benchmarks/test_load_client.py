@@ -14,6 +14,7 @@ from support import certificates, serving
 
 import h2sse
 from benchmarks.load import ClientFailed, Load, Publisher
+from benchmarks.load import publisher as load_publisher
 from benchmarks.load.dummy import Faults, serve
 from benchmarks.model import ProtocolName, Published, Reception, Shape
 from h2sse.tls import development_certificate
@@ -126,6 +127,27 @@ async def test_all_drop_and_come_back(protocol: ProtocolName) -> None:
         received = await load.finish(whole)
         assert (received.expected, received.delivered, received.lost) == (120, 120, 0)
         assert (received.doubled, received.misordered, received.ended) == (0, 0, {})
+
+
+async def test_a_server_that_makes_the_publisher_late_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(load_publisher, "GIVE_UP_SECONDS", 0.2)
+    app = h2sse.App()
+
+    @app.post("/slow")
+    async def slow(_: h2sse.Request) -> h2sse.Response:
+        await trio.sleep(0.3)
+        return h2sse.Response()
+
+    async with serving(app) as served:
+        host, port = served.address
+        publisher = load_publisher._Publisher(host, port, "/slow", "a", 100, None)
+        sent = await trio.to_thread.run_sync(publisher.publish, 50, 1000)
+        # Its connection would hold the server up.
+        publisher._connection.close()
+    assert sent.sent == sent.acknowledged == sent.last_sequence < 50
+    assert sent.failures == {"given up, 0.2 s behind": 50 - sent.sent}
 
 
 async def test_tabs_on_top_of_others() -> None:

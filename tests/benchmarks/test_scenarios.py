@@ -9,12 +9,37 @@ import pytest
 
 from benchmarks.model import Case, Latency, Opened, ProtocolName, Reception, Verdict
 from benchmarks.peers import PEERS
-from benchmarks.scenarios import Contender, Outcome, Scale, Scenario, judge, ramp, unopened
-from benchmarks.scenarios.fanout import FANOUT
+from benchmarks.peers.peer import Peer, Setup
+from benchmarks.scenarios import (
+    Contender,
+    Outcome,
+    Scale,
+    Scenario,
+    fanout,
+    judge,
+    ramp,
+    stall,
+    unopened,
+)
+from benchmarks.scenarios.fanout import FANOUT, carried_rate
 from benchmarks.scenarios.open import OPEN
 from benchmarks.scenarios.ramp import RAMP
 from benchmarks.scenarios.stall import STALL
 from benchmarks.scenarios.storm import STORM
+
+
+class Narrow(Peer):
+    """h2sse, with 24 streams a connection."""
+
+    name = title = "narrow"
+    install = ""
+
+    def version(self) -> str:
+        return "1"
+
+    def command(self, setup: Setup) -> list[str]:
+        return PEERS["h2sse"].command(replace(setup, max_streams=24))
+
 
 PROTOCOLS = pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
 
@@ -30,15 +55,17 @@ async def measured(scenario: Scenario, protocol: ProtocolName, case: Case) -> Ou
 
 
 @PROTOCOLS
-async def test_fanout(protocol: ProtocolName) -> None:
+async def test_fanout(protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanout, "_WARMING_EVENTS", 3)
     grid = "2 x 5" if protocol == "h2" else "10 x 1"
-    outcome = await measured(FANOUT, protocol, {"grid": grid, "size": 100, "rate": 20})
+    outcome = await measured(FANOUT, protocol, {"grid": grid, "size": 100, "rate": 2})
     figures = outcome.figures
-    assert figures["cpu_us_per_event"] > figures["user_us_per_event"] > 0
+    assert figures["cpu_us_per_event"] > 0
     assert figures["bytes_per_event"] > 100  # the data, its field name, framing and TLS
     assert (figures["lost"], figures["doubled"], figures["misordered"]) == (0, 0, 0)
     assert outcome.latency is not None
-    assert outcome.latency.total == 10 * 60  # tabs, and 3 seconds of events
+    assert outcome.latency.total == 10 * 6  # tabs, and 3 seconds of events
+    assert not outcome.figures["overloaded"]
 
 
 @PROTOCOLS
@@ -59,7 +86,8 @@ async def test_storm(protocol: ProtocolName) -> None:
 
 
 @PROTOCOLS
-async def test_stall(protocol: ProtocolName) -> None:
+async def test_stall(protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(stall._SECONDS, Scale.QUICK, 1.0)
     outcome = await measured(STALL, protocol, {"tabs": 10, "stalled": 5})
     assert outcome.figures["lost"] == 0
     assert outcome.figures["stalled_ended"] <= 5
@@ -70,6 +98,7 @@ async def test_stall(protocol: ProtocolName) -> None:
 async def test_ramp_up_to_its_limit(
     protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ramp, "_EVENTS", 1)
     monkeypatch.setitem(ramp._LIMITS, (Scale.QUICK, protocol), 20)
     monkeypatch.setitem(ramp._START, Scale.QUICK, 10)
     (case,) = RAMP.cases(Scale.QUICK, protocol)
@@ -77,6 +106,47 @@ async def test_ramp_up_to_its_limit(
     assert outcome.figures["tabs_sustained"] == 20
     assert outcome.notes["tried"] == "10, 20"
     assert outcome.notes["broke_first"] == "nothing up to 20 tabs"
+
+
+async def test_a_later_round_begins_where_the_first_one_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(ramp._LIMITS, (Scale.QUICK, "h2"), 40)
+    monkeypatch.setitem(ramp._START, Scale.QUICK, 10)
+    monkeypatch.setitem(ramp._PRECISION, Scale.QUICK, 0.25)
+    monkeypatch.setattr(ramp, "_EVENTS", 1)
+    contender = Contender(Narrow(), "h2")
+    scenario = ramp._Ramp()
+    (case,) = scenario.cases(Scale.QUICK, "h2")
+    first = await scenario.run(contender, case, Scale.QUICK, lambda _: None)
+    again = await scenario.run(contender, case, Scale.QUICK, lambda _: None)
+    assert first.notes["tried"] == "10, 20, 40, 30, 25"
+    assert again.notes["tried"] == "20, 25"
+    for outcome in (first, again):
+        assert outcome.figures["tabs_sustained"] == 20
+        assert outcome.figures["tabs_failed"] == 25
+        assert "stream limit 24" in outcome.notes["broke_first"]
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "carried"), [(5.0, 0.1, 5.0), (5.0, 0.4, 5.0), (5.0, 0.5, 1.0)]
+)
+def test_a_rate_that_cannot_be_carried_is_lowered(
+    rate: float, seconds: float, carried: float
+) -> None:
+    assert carried_rate(rate, seconds) == carried
+
+
+async def test_an_overloaded_server_has_a_cost_and_no_latency(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fanout, "carried_rate", lambda rate, _: min(rate, 20.0))
+    case: Case = {"grid": "2 x 5", "size": 100, "rate": 100}
+    outcome = await measured(FANOUT, "h2", case)
+    assert outcome.figures["overloaded"]
+    assert outcome.figures["cpu_us_per_event"] > 0
+    assert outcome.latency is None
+    assert outcome.notes["overload"].startswith("one event took ")
 
 
 def test_every_scale_has_cases_for_both_protocols() -> None:

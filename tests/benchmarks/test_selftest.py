@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks import selftest
 from benchmarks.load.dummy import Faults
 from benchmarks.model import ProtocolName
 from benchmarks.selftest import check
 
 
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
-async def test_every_known_fault_is_reported_and_nothing_else(protocol: ProtocolName) -> None:
+async def test_every_known_fault_is_reported_and_nothing_else(
+    protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selftest, "_RATE", 25.0)
     delayed = Faults(delay_seconds=0.03, lose=10, double=7)
     checks = await check(protocol, [Faults(), delayed, Faults(swap=6)])
     assert [each.reported for each in checks] == [(0, 0, 0), (4, 5, 0), (0, 0, 6)]

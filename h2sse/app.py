@@ -155,6 +155,8 @@ class ServerStatistics:
     reasons: Mapping[str, int]
     # Events times tabs that `drop-oldest` and `latest` let go of.
     lost: Mapping[str, int] = field(default_factory=dict)
+    # Of PINGs over HTTP/2: seconds to the peer and back.
+    round_trips: Histogram = field(default_factory=Histogram)
 
 
 @final

@@ -36,7 +36,8 @@ except ImportError as error:
     ) from error
 
 from .app import ServerStatistics
-from .asgi_exchange import Client, Exchange, Receive, Scope, Send
+from .asgi_exchange import Client, Exchange, Send
+from .asgi_requests import Receive, Scope
 from .config import Config
 from .errors import LocalError
 

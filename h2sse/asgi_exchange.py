@@ -10,54 +10,37 @@ import bisect
 import inspect
 import itertools
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple, assert_never, final
-from urllib.parse import quote
 
 import anyio
 import anyio.lowlevel
 
 from .app import STREAM_FIELDS, Announce, Call, Reply, Stream
-from .errors import BadRequest, RemoteError
-from .fields import Head, Malformed, TooLarge, read_head
-from .http1_heads import end_to_end, too_large
+from .asgi_requests import Left, Receive, Scope, read_request
+from .errors import RemoteError
 from .hub import spread
+from .outcomes import announced, called, failed, too_late
 from .overflow import GAP_EVENT
 from .sse import HEARTBEAT, opening
-from .wire import BEHIND, Request, Response, problem
+from .wire import BEHIND, end_to_end, problem, to_send
 
 if TYPE_CHECKING:
     from .app import Decision
     from .asgi import ASGI
-    from .config import Limits
-    from .fields import Verdict
     from .hub import Group, Tab
-    from .wire import Fields, Lane, Overflow, ProtocolName
+    from .wire import Fields, Lane, Overflow, ProtocolName, Request, Response
 
-__all__ = ["Client", "Exchange", "Receive", "Scope", "Send"]
+__all__ = ["Client", "Exchange", "Send"]
 
 logger = logging.getLogger(__name__)
 
-# Servers type these as unions of TypedDicts, each its own: a Mapping takes all of them.
-Scope: TypeAlias = Mapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 Send: TypeAlias = Callable[[Any], Awaitable[None]]
 _Args = TypeVarTuple("_Args")
 
 # A message to the server: it may wait `stall_seconds` with it, so this bounds how slow is stalled.
 _PIECE_BYTES = 64 * 1024
-
-_NO_CONTENT = frozenset((204, 304))  # RFC 9110 6.4.1
-# The server's to act on (RFC 9110 7.6.1); HTTP/1.1 has them, and `read_head` knows HTTP/2.
-_HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"proxy-connection", b"te", b"transfer-encoding", b"upgrade")
-)
-# What may stand in a path as it is (RFC 3986 3.3).
-_PATH_SAFE = "/:@!$&'()*+,;=-._~"
-# RFC 9112 3.2.2: a server takes the absolute form too; Host says the same.
-_ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 
 _LEFT: Mapping[str, Any] = {"type": "http.disconnect"}
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
@@ -227,50 +210,6 @@ class Exchange:
 
     # -- the request
 
-    async def _read(self, scope: Scope) -> Request:
-        """The whole request.  Raises RemoteError if it may not be served, _Left without one."""
-        limits = self._server.limits
-        match _head(scope, limits):
-            case Malformed(reason):
-                raise RemoteError(reason)
-            case TooLarge(reason):
-                raise RemoteError(reason, status=431)
-            case Head() as head:
-                pass
-            case unexpected:
-                assert_never(unexpected)
-        if (head.content_length or 0) > limits.body_bytes:
-            raise too_large(limits)
-        return Request(
-            stream=0,
-            method=head.method,
-            path=head.path,
-            query=head.query,
-            authority=head.authority,
-            fields=head.fields,
-            body=await self._read_body(limits),
-            protocol=self.protocol,
-            connection=self.number,
-            peer=self.peer,
-        )
-
-    async def _read_body(self, limits: Limits) -> bytes:
-        body = b""
-        with anyio.move_on_after(limits.body_seconds):
-            while True:
-                message = await self._hear()
-                if message["type"] == "http.disconnect":
-                    raise _Left
-                # Most come in one message, which is not copied.
-                piece = message.get("body", b"")
-                body = body + piece if body else bytes(piece)
-                self._server.counts["bytes_received"] += len(piece)
-                if len(body) > limits.body_bytes:
-                    raise too_large(limits)
-                if not message.get("more_body", False):
-                    return body
-        raise RemoteError("the body took too long", status=408)
-
     async def _serve(self, scope: Scope) -> None:
         server = self._server
         if not server.running:
@@ -279,8 +218,16 @@ class Exchange:
             await self._respond(problem(503, text), head=scope["method"] == "HEAD")
             return
         try:
-            request = await self._read(scope)
-        except _Left:
+            request = await read_request(
+                scope,
+                self._hear,
+                server.limits,
+                server.counts,
+                protocol=self.protocol,
+                connection=self.number,
+                peer=self.peer,
+            )
+        except Left:
             return
         except RemoteError as error:
             await self._refuse(error, head=scope["method"] == "HEAD")
@@ -297,51 +244,29 @@ class Exchange:
             )
         decision = server.app.decide(request, server.config.cors_origins)
         if isinstance(decision, Call):
-            fields = decision.fields
-            try:
-                result = decision.handler(request)
-                if inspect.isawaitable(result):
-                    await self._watched(self._await, request, result, fields)
-                    return
-                decision = server.app.conclude(request, result, fields)
-            except Exception as error:  # noqa: BLE001 - one request's fault, answered there
-                decision = self._failed(request, error, fields)
+            outcome = called(server.app, request, decision)
+            if inspect.isawaitable(outcome):
+                await self._watched(self._await, request, outcome, decision.fields)
+                return
+            decision = outcome
         if isinstance(decision, Stream):
             await self._watched(self._carry_out, request, decision)
         else:
             await self._carry_out(request, decision)
 
-    async def _await(self, request: Request, result: Awaitable[object], fields: Fields) -> None:
-        app, limits = self._server.app, self._server.limits
-        decision: Decision = Reply(
-            problem(504, f"the handler took over {limits.handler_seconds} s", fields=fields)
-        )
+    async def _await(self, request: Request, outcome: Awaitable[Decision], fields: Fields) -> None:
+        limits = self._server.limits
+        decision = too_late(limits, fields)
         with anyio.move_on_after(limits.handler_seconds):
-            try:
-                decision = app.conclude(request, await result, fields)
-            except Exception as error:  # noqa: BLE001 - one request's fault, answered there
-                decision = self._failed(request, error, fields)
+            decision = await outcome
         await self._carry_out(request, decision)
 
-    def _failed(self, request: Request, error: Exception, fields: Fields) -> Decision:
-        if isinstance(error, BadRequest):
-            return self._server.app.refuse(error, fields)
-        logger.error("the handler of %s %s failed", request.method, request.path, exc_info=error)
-        return Reply(problem(500, "the handler failed; the server's log says how", fields=fields))
-
     async def _carry_out(self, request: Request, decision: Decision) -> None:
-        app = self._server.app
         match decision:
             case Reply(response):
                 await self._respond(response, head=request.method == "HEAD")
-            case Announce(publication, fields):
-                try:
-                    entry = app.announce(publication)
-                except BadRequest as error:
-                    await self._carry_out(request, app.refuse(error, fields))
-                    return
-                body = {"id": entry.event.id, "topics": list(publication.topics)}
-                await self._respond(Response.json(body, fields=fields))
+            case Announce():
+                await self._carry_out(request, announced(self._server.app, decision))
             case Stream():
                 await self._stream(request, decision)
             case Call():
@@ -361,13 +286,8 @@ class Exchange:
 
     async def _respond(self, response: Response, *, head: bool = False, more: bool = False) -> None:
         """Answer with a whole response; with `head`, its fields only; with `more`, not the end."""
-        bare = response.status in _NO_CONTENT
-        fields = end_to_end(response.fields)
-        # HEAD for an event stream has an empty body, of which GET would send more: no length.
-        if not bare and (response.body or not head):
-            fields.append((b"content-length", b"%d" % len(response.body)))
+        fields, body = to_send(response, head=head)
         await self._start(response.status, fields)
-        body = b"" if head or bare else response.body
         while len(body) > _PIECE_BYTES:
             await self._body(body[:_PIECE_BYTES], more=True)
             body = body[_PIECE_BYTES:]
@@ -415,7 +335,7 @@ class Exchange:
                 self, 0, subscribe, last_event_id=stream.last_event_id, retry=retry, now=now
             )
         except Exception as error:  # noqa: BLE001 - the greeting is the application's
-            await self._carry_out(request, self._failed(request, error, stream.fields))
+            await self._carry_out(request, failed(app, request, error, stream.fields))
             return
         if joining.gap is not None:
             fields.append((GAP_EVENT.encode(), joining.gap.encode()))
@@ -520,19 +440,22 @@ class Exchange:
         return True
 
     def _cut(self, reason: str) -> None:
-        # The hub is told by whoever wakes first, not here, amid its publishing.
         self._server.counts["overflowed"] += 1
         self._server.reasons[reason] += 1
-        self._waiting.clear()
-        self._backlog = 0
-        self._ending = True
-        self._note()
+        self.abort()
 
     def shed(self, reason: str) -> None:
         """End the stream, without what waits for it."""
         if not self._ending:
             self._cut(reason)
-            self._wake()
+
+    def abort(self) -> None:
+        # The hub is told by whoever wakes first, not here, amid its publishing.
+        self._waiting.clear()
+        self._backlog = 0
+        self._ending = True
+        self._note()
+        self._wake()
 
     def offered(self) -> None:
         # Those in `send` still take an earlier event: nobody's latency waits for them.
@@ -549,31 +472,3 @@ class Exchange:
         """End the stream well, after what is queued; no other answer."""
         self._ending = True
         self._wake()
-
-
-class _Left(Exception):
-    """The client left before its request was whole."""
-
-
-def _head(scope: Scope, limits: Limits) -> Verdict:
-    """What the server says of a request, judged as HTTP/2 would be."""
-    method = str(scope["method"])
-    path = scope.get("raw_path") or quote(scope["path"], safe=_PATH_SAFE).encode()
-    path = _ABSOLUTE.sub(b"", path.partition(b"?")[0], count=1)
-    root = quote(scope.get("root_path", "").rstrip("/"), safe=_PATH_SAFE).encode()
-    if root and path[len(root) : len(root) + 1] in (b"", b"/"):
-        path = path.removeprefix(root)
-    if not path:
-        path = b"/"
-    query = scope.get("query_string", b"")
-    plain = [(name.lower(), value) for name, value in scope["headers"]]
-    plain = [each for each in plain if each[0] not in _HOP_BY_HOP and each != (b"host", b"")]
-    # HTTP/1.0 may come without Host, and is then given an empty one by some servers.
-    authority = next((value for name, value in plain if name == b"host"), b"localhost")
-    pseudo = [
-        (b":method", method.encode("latin-1", "replace")),
-        (b":scheme", b"https"),  # a proxy may have taken TLS off: it is no fault here
-        (b":authority", authority),
-        (b":path", path + b"?" + query if query else path),
-    ]
-    return read_head([*pseudo, *plain], limits)

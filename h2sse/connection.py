@@ -1,4 +1,4 @@
-"""One connection: a socket, its TLS, its Wire, and the tabs that live on it.
+"""One connection: a socket, its Wire, and the bytes between them; how it stays and how it goes.
 
 A task of its own reads; writing needs none.  `flush` gives bytes straight to a non-blocking
 `ssl.SSLSocket` (in a prototype a quarter of what a writer task over trio's SSLStream cost), and
@@ -10,34 +10,27 @@ again.  So `_pending` is kept as it is until it is accepted, and nothing more is
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import logging
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
 
 import trio
 
-from . import hello
-from .app import STREAM_FIELDS, Announce, Call, Reply, Stream
-from .errors import BadRequest
+from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
-from .hub import Subscribe, spread
-from .overflow import GAP_EVENT
-from .sse import MAX_RETRY_MS, opening
-from .wire import Drained, Gone, Overflowed, Request, Response, problem
+from .streams import Streams
+from .wire import Drained, Gone, Overflowed, Request
 
 if TYPE_CHECKING:
-    from .app import Decision
-    from .hub import Group, Tab
+    from .hub import Group
     from .server import Server
     from .trace import Tap
-    from .wire import Fields, Lane, Overflow, ProtocolName, Wire, WireEvent
+    from .wire import Lane, Overflow, ProtocolName, Wire, WireEvent
 
 __all__ = ["ROUND_TRIP_SECONDS", "Connection"]
 
@@ -79,7 +72,6 @@ class Connection:
         "__weakref__",
         "_aborted",
         "_blocked_since",
-        "_calls",
         "_deadline",
         "_heavy",
         "_noted",
@@ -90,7 +82,7 @@ class Connection:
         "_slow",
         "_sock",
         "_stay",
-        "_tabs",
+        "_streams",
         "_trace",
         "_unblocked",
         "_wire",
@@ -106,8 +98,7 @@ class Connection:
         self._server = server
         self._sock = sock
         self._wire: Wire | None = None
-        self._tabs: dict[int, Tab] = {}
-        self._calls: dict[int, trio.CancelScope] = {}
+        self._streams = Streams(server)
         self._pending = b""
         self._trace: Tap | None = None  # unless someone listens
         self._noted = 0  # what the ledger knows to be waiting here
@@ -133,7 +124,7 @@ class Connection:
     @property
     def tabs(self) -> int:
         """How many event streams are open."""
-        return len(self._tabs)
+        return self._streams.tabs
 
     @property
     def round_trip(self) -> float | None:
@@ -157,7 +148,7 @@ class Connection:
         except Exception:
             logger.exception("connection %d of %s failed", self.number, self.peer)
         finally:
-            self._leave_all()
+            self._streams.leave_all()
             self.abort()
             if self._trace is not None:
                 self._trace.end()
@@ -173,80 +164,33 @@ class Connection:
             self._sock.close()
 
     async def _handshake(self) -> bool:
-        sock = self._sock
-        offer = await self._offer()
-        match offer:
-            case hello.PlainHttp():
-                await self._refuse(hello.PLAIN_HTTP_ANSWER)
-                return False
-            case hello.Hello() if not offer.accepts(self._server.certificates.protocols):
-                # RFC 7301 3.2.  CPython's ssl would go on without a protocol instead.
-                await self._refuse(hello.NO_APPLICATION_PROTOCOL_ALERT)
-                return False
-            case _:
-                pass
-        context = self._server.certificates.context
-        secure = context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-        self._sock = secure
-        while True:
-            try:
-                secure.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await trio.lowlevel.wait_readable(secure)
-            except ssl.SSLWantWriteError:
-                await trio.lowlevel.wait_writable(secure)
-        kind: type[Http1 | Http2] = Http2 if secure.selected_alpn_protocol() == "h2" else Http1
-        self._wire = kind(
-            self._server.limits, connection=self.number, peer=self.peer, now=self._server.now()
+        server = self._server
+        limits, certificates = server.limits, server.certificates
+        if not await admitted(self._sock, certificates.protocols, limits.linger_seconds):
+            return False
+        # From here on it is this one that `abort` closes.
+        self._sock = secure = certificates.context.wrap_socket(
+            self._sock, server_side=True, do_handshake_on_connect=False
         )
+        await shake_hands(secure)
+        now, number, peer = server.now(), self.number, self.peer
+        wire: Http1 | Http2
+        if secure.selected_alpn_protocol() == "h2":
+            trips = server.round_trips
+            wire = Http2(limits, connection=number, peer=peer, now=now, round_trips=trips)
+        else:
+            wire = Http1(limits, connection=number, peer=peer, now=now)
+            if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
+                patience_ms = int(limits.unacknowledged_seconds * 1000)
+                secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+        self._wire = wire
         differs = random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - not a secret
-        age = self._server.limits.connection_age_seconds * differs
-        self._deadline = self._server.now() + age
-        if self._server.taps is not None:
-            self._trace = self._server.taps.begin(self.number, self.peer, kind.protocol)
-        if kind is Http1 and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; others wait for TCP
-            patience_ms = int(self._server.limits.unacknowledged_seconds * 1000)
-            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
-        self._server.shook_hands(self)
+        self._deadline = now + limits.connection_age_seconds * differs
+        if server.taps is not None:
+            self._trace = server.taps.begin(number, peer, wire.protocol)
+        server.shook_hands(self)
         self.flush()
         return True
-
-    async def _offer(self) -> hello.Offer:
-        """Look at the ClientHello without taking it."""
-        sock = self._sock
-        seen = 0
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            try:
-                data = sock.recv(hello.HELLO_BYTES, socket.MSG_PEEK)
-            except BlockingIOError:
-                continue
-            offer = hello.offered_protocols(data)
-            if not isinstance(offer, hello.NeedMore) or len(data) in (0, seen):
-                if seen:
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
-                return offer
-            # The rest is on its way: do not wake for what has been seen.
-            seen = len(data)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
-
-    async def _refuse(self, answer: bytes) -> None:
-        """Answer in the clear, without TLS, and see that it arrives."""
-        sock = self._sock
-        with contextlib.suppress(BlockingIOError):  # an empty socket takes a few bytes
-            sock.send(answer)
-        sock.shutdown(socket.SHUT_WR)
-        await self._discard(sock)
-
-    async def _discard(self, sock: socket.socket) -> None:
-        # Input left unread would make the kernel reset the connection, and what we said be lost.
-        with trio.move_on_after(self._server.limits.linger_seconds):
-            while True:
-                await trio.lowlevel.wait_readable(sock)
-                with contextlib.suppress(BlockingIOError):
-                    if not sock.recv(READ_BYTES):
-                        return
 
     async def _read(self) -> None:
         sock, wire, server = self._sock, self._wire, self._server
@@ -309,6 +253,7 @@ class Connection:
         slow = self._server.now() - began > TURN_SECONDS
         self._heavy = slow and self._slow
         self._slow = slow
+
     async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
         if self._aborted:
             raise trio.ClosedResourceError  # writing has found it broken
@@ -322,7 +267,7 @@ class Connection:
     async def _linger(self) -> None:
         """Write what is left, say the last word, and see that it arrives."""
         sock = self._sock
-        self._leave_all()
+        self._streams.leave_all()
         while not self._peer_left and (self._offered or self._unblocked is not None):
             # The peer may be slow: `stall_seconds` bounds that, in `expire`.
             if self._unblocked is not None:
@@ -332,10 +277,7 @@ class Connection:
         if self._peer_left or self._aborted:
             return
         assert isinstance(sock, ssl.SSLSocket)
-        with contextlib.suppress(ssl.SSLError):
-            sock.unwrap()  # sends close_notify; the peer's is not waited for
-        sock.shutdown(socket.SHUT_WR)
-        await self._discard(sock)
+        await part(sock, self._server.limits.linger_seconds)
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
@@ -401,26 +343,20 @@ class Connection:
 
         Their tabs are told to come back `later` seconds after their usual time, and apart.
         """
-        wire, config, limits = self._wire, self._server.config, self._server.limits
+        wire = self._wire
         if wire is None:
             self.abort()
             return
         if wire.closed:
             return
         self._stay = _Stay.ENDING
-        span = len(self._tabs) / limits.returns_per_second
-        for stream in list(self._tabs):
-            wait = later + span * random.random()  # noqa: S311 - not a secret
-            retry = spread(config.retry_ms, config.retry_spread) + round(1000 * wait)
-            wire.send(stream, opening(retry=min(retry, MAX_RETRY_MS)))
-            self._leave(stream)
-            wire.finish(stream)
+        self._streams.end_tabs(wire, later)
         self.flush()
         self._close_if_done()
 
     def _close_if_done(self) -> None:
         assert self._wire is not None
-        if not self._wire.open_streams and not self._calls:
+        if not self._wire.open_streams and not self._streams.calls:
             self.close()
 
     def close(self) -> None:
@@ -428,7 +364,7 @@ class Connection:
         if self._wire is None:
             self.abort()
             return
-        self._leave_all()
+        self._streams.leave_all()
         self._wire.close()
         self.flush()
 
@@ -438,130 +374,19 @@ class Connection:
         for event in events:
             match event:
                 case Request():
-                    self._serve(event)
+                    self._streams.serve(self, event)
                 case Drained(stream):
-                    tab = self._tabs.get(stream)
-                    if tab is not None:
-                        app = self._server.app
-                        app.hub.resume(tab, app.clock())
+                    self._streams.drained(stream)
                 case Gone(stream) | Overflowed(stream):
-                    self._leave(stream)
+                    self._streams.leave(stream)
                 case _:
                     assert_never(event)
         self._go_on()
 
-    def _serve(self, request: Request) -> None:
-        app = self._server.app
-        decision = app.decide(request, self._server.config.cors_origins)
-        if isinstance(decision, Call):
-            self._call(request, decision)
-        else:
-            self._carry_out(request, decision)
-        if logger.isEnabledFor(logging.INFO):
-            logger.info(
-                "%s %s %s over %s, connection %d stream %d",
-                self.peer,
-                request.method,
-                request.path,
-                request.protocol,
-                self.number,
-                request.stream,
-            )
-
-    def _call(self, request: Request, call: Call) -> None:
-        try:
-            result = call.handler(request)
-            if inspect.isawaitable(result):
-                self._calls[request.stream] = trio.CancelScope()
-                self._server.spawn(self, self._await, request, result, call.fields)
-                return
-            decision = self._server.app.conclude(request, result, call.fields)
-        except Exception as error:  # noqa: BLE001 - one stream's fault, answered there
-            decision = self._failed(request, error, call.fields)
-        self._carry_out(request, decision)
-
-    async def _await(self, request: Request, result: Awaitable[object], fields: Fields) -> None:
-        app, limits = self._server.app, self._server.limits
-        scope = self._calls[request.stream]
-        scope.deadline = trio.current_time() + limits.handler_seconds
-        decision: Decision = Reply(
-            problem(504, f"the handler took over {limits.handler_seconds} s", fields=fields)
-        )
-        with scope:
-            try:
-                decision = app.conclude(request, await result, fields)
-            except Exception as error:  # noqa: BLE001 - one stream's fault, answered there
-                decision = self._failed(request, error, fields)
-        if self._calls.pop(request.stream, None) is None:
-            return  # the client has left meanwhile
-        self._carry_out(request, decision)
+    def answered(self) -> None:
+        """A handler that was awaited has had its answer."""
         self.flush()
         self._go_on()
-
-    def _failed(self, request: Request, error: Exception, fields: Fields) -> Decision:
-        if isinstance(error, BadRequest):
-            return self._server.app.refuse(error, fields)
-        logger.error("the handler of %s %s failed", request.method, request.path, exc_info=error)
-        return Reply(problem(500, "the handler failed; the server's log says how", fields=fields))
-
-    def _carry_out(self, request: Request, decision: Decision) -> None:
-        wire = self._wire
-        assert wire is not None
-        match decision:
-            case Reply(response):
-                wire.respond(request.stream, response, head=request.method == "HEAD")
-            case Announce(publication, fields):
-                try:
-                    entry = self._server.app.announce(publication)
-                except BadRequest as error:
-                    decision = self._server.app.refuse(error, fields)
-                    self._carry_out(request, decision)
-                    return
-                body = {"id": entry.event.id, "topics": list(publication.topics)}
-                wire.respond(request.stream, Response.json(body, fields=fields))
-            case Stream(subscribe, last_event_id, fields):
-                self._open(request, subscribe, last_event_id, fields)
-            case Call():
-                raise AssertionError("a call's conclusion is never a call")
-            case _:
-                assert_never(decision)
-
-    # -- tabs
-
-    def _open(
-        self, request: Request, subscribe: Subscribe, last_event_id: str, fields: Fields
-    ) -> None:
-        wire, server = self._wire, self._server
-        assert wire is not None
-        app, config = server.app, server.config
-        now = app.clock()
-        retry = subscribe.retry or spread(config.retry_ms, config.retry_spread)
-        try:
-            joining = app.hub.join(
-                self, request.stream, subscribe, last_event_id=last_event_id, retry=retry, now=now
-            )
-        except Exception as error:  # noqa: BLE001 - the greeting is the application's
-            self._carry_out(request, self._failed(request, error, fields))
-            return
-        all_fields = (*STREAM_FIELDS, *subscribe.fields, *fields)
-        if joining.gap is not None:
-            all_fields += ((GAP_EVENT.encode(), joining.gap.encode()),)
-        wire.open(request.stream, all_fields, joining.first)
-        self._tabs[request.stream] = joining.tab
-        app.hub.resume(joining.tab, now)
-        app.hub.arrive(joining.tab)
-
-    def _leave(self, stream: int) -> None:
-        scope = self._calls.pop(stream, None)
-        if scope is not None:
-            scope.cancel()
-        tab = self._tabs.pop(stream, None)
-        if tab is not None:
-            self._server.app.hub.leave(tab)
-
-    def _leave_all(self) -> None:
-        for stream in [*self._tabs, *self._calls]:
-            self._leave(stream)
 
     # -- Sink
 

@@ -528,9 +528,10 @@ class Flow:
 
     def largest(self) -> _Source | None:
         """The stream, or the lane of those in step, for which most waits; None if nothing does."""
-        sources: set[_Source] = set()
+        # Not a set: of two that are equal, the same one is to go each time.
+        sources: dict[_Source, None] = {}
         for outflow in self.outflows.values():
-            sources.add(outflow.lane if outflow.queue is None and outflow.lane else outflow)
+            sources[outflow.lane if outflow.queue is None and outflow.lane else outflow] = None
         most = max(sources, key=lambda each: each.queued, default=None)
         return most if most is not None and most.queued else None
 

@@ -1,10 +1,8 @@
 """HTTP/1.1 behind the `Wire` interface: h11 follows each request and its answer, streams are ours.
 
 A connection serves one request at a time, and each has an h11 machine of its own, dropped with the
-answer: an idle connection and an event stream hold none (it is 1 KB).  A header section waits here
-until it is whole, so its size is bounded and its lines are checked before h11 sees it; h11 takes a
-bare LF, folded lines, and a Content-Length beside a Transfer-Encoding (RFC 9112 2.2, 5.2, 6.1),
-which proxies in front may read otherwise, so that one request becomes two.  These are refused.
+answer: an idle connection and an event stream hold none (it is 1 KB).  How a request is read, and
+which are refused, is in `http1_requests.py`; here is what becomes of it.
 
 Requests that come early (pipelining, RFC 9112 9.3.2) wait unread, 64 KiB at the most.  The next one
 is read when the answer before it is queued and at most `PIECE_BYTES` of answers are unsent, so it
@@ -18,22 +16,14 @@ shared by all connections: fan-out to one more stream is an append to a list.
 
 from __future__ import annotations
 
-import re
 from enum import Enum, auto
+from http import HTTPStatus
 from typing import TYPE_CHECKING, final
 
 import h11
 
-from .errors import RemoteError
-from .http1_heads import (
-    Exchange,
-    content_length,
-    end_to_end,
-    read_request,
-    remote_error,
-    response_head,
-    too_large,
-)
+from .errors import LocalError, RemoteError
+from .http1_requests import Exchange, begin
 from .wire import (
     BEHIND,
     Drained,
@@ -43,11 +33,12 @@ from .wire import (
     Overflow,
     Overflowed,
     ProtocolName,
-    Request,
     Response,
     WireEvent,
     WireStatistics,
+    end_to_end,
     problem,
+    to_send,
 )
 
 if TYPE_CHECKING:
@@ -62,12 +53,8 @@ PIECE_BYTES = 64 * 1024
 # Early requests that wait for the answer before them.  Browsers send none, load tools a few KB.
 UNREAD_BYTES = 64 * 1024
 
-_NO_CONTENT = frozenset((204, 304))  # RFC 9110 6.4.1
 _LAST_CHUNK = b"0\r\n\r\n"
-
-# Where h11 would end a header section; the bare LF among these is then refused.
-_BLANK_LINE = re.compile(rb"\n\r?\n")
-_BARE_OR_FOLDED = re.compile(rb"(?<!\r)\n|\r(?!\n)|\r\n[ \t]")
+_REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
 
 
 class _State(Enum):
@@ -282,89 +269,26 @@ class Http1:
             return
         if self._state is _State.IDLE:
             self._become(_State.HEAD)
-        limits = self._limits
-        blank = _BLANK_LINE.search(unread)
-        size = blank.end() if blank else len(unread)
-        if size > limits.header_list_bytes and b"\n" not in unread[: limits.header_list_bytes]:
-            raise RemoteError("the request line is too long", status=414)
-        # As in HTTP/2, 32 bytes more a field (RFC 9113 6.5.2), less the four around its value.
-        fields = max(0, unread.count(b"\n", 0, size) - 2)
-        if size + 28 * fields > limits.header_list_bytes:
-            raise RemoteError(
-                f"the header section is over {limits.header_list_bytes} bytes", status=431
-            )
-        if fields > limits.header_fields:
-            raise RemoteError(f"more than {limits.header_fields} header fields", status=431)
-        if blank is None:
-            # TLS to a plain port, say: it may never send a line end.
-            if unread[0] < 0x21:
-                raise RemoteError("this is not an HTTP request")
-            return
-        head = unread[:size]
-        if _BARE_OR_FOLDED.search(head):
-            raise RemoteError("a bare CR or LF, or a folded line, in the header section")
-        self._exchange = read_request(head)
-        if content_length(self._exchange.request) > limits.body_bytes:
-            raise too_large(limits)
-        self._unread = unread[size:]
-        self._become(_State.BODY)
+        begun = begin(unread, self._limits)
+        if begun is not None:
+            self._exchange, self._unread = begun
+            self._become(_State.BODY)
 
     def _read_body(self) -> None:
         exchange = self._exchange
         assert exchange is not None
-        machine, body = exchange.machine, exchange.body
-        fed = b""
-        while True:
-            try:
-                event = machine.next_event()
-            except h11.RemoteProtocolError as error:
-                raise remote_error(error) from None
-            if isinstance(event, h11.Data):
-                body += event.data
-                if len(body) > self._limits.body_bytes:
-                    raise too_large(self._limits)
-            elif isinstance(event, h11.EndOfMessage):
-                break
-            elif self._unread:
-                fed, self._unread = self._unread, b""
-                exchange.fed += len(fed)
-                machine.receive_data(fed)
-            else:
-                exchange.tail = (exchange.tail + fed[-4:])[-4:]
-                # Chunks of one byte, with long extensions: much work for little body.
-                if exchange.fed - len(body) > self._limits.body_bytes + PIECE_BYTES:
-                    raise RemoteError("the body's chunks are mostly framing", status=413)
-                if machine.they_are_waiting_for_100_continue:
-                    go_on = h11.InformationalResponse(
-                        status_code=100, headers=[], reason=b"Continue"
-                    )
-                    self._output.append(machine.send(go_on))
-                return
-        early, _ = machine.trailing_data
-        if exchange.chunked:
-            # h11 ends a trailer section at a bare LF too.
-            end = exchange.tail + fed[: len(fed) - len(early)]
-            if not end.endswith(b"\r\n\r\n"):
-                raise RemoteError("a bare LF ends the trailer section")
-        self._unread = early + self._unread
+        data, self._unread = self._unread, b""
+        early = exchange.read(data)
+        if early is None:
+            if go_on := exchange.go_on():
+                self._output.append(go_on)
+            return
+        self._unread = early
         self._become(_State.ANSWER)
         self._stream += 1
         self.statistics.requests += 1
-        self._events += (
-            Request(
-                stream=self._stream,
-                method=exchange.request.method.decode(),
-                path=exchange.path,
-                query=exchange.query,
-                authority=exchange.authority,
-                fields=tuple(exchange.request.headers),
-                body=bytes(body),
-                protocol="http/1.1",
-                connection=self._connection,
-                peer=self._peer,
-            ),
-        )
-        body.clear()
+        request = exchange.request(self._stream, connection=self._connection, peer=self._peer)
+        self._events += (request,)
 
     # -- answers
 
@@ -396,8 +320,8 @@ class Http1:
         if exchange is None:
             return
         # HTTP/1.0 knows no chunks: there the stream lasts until the connection ends.
-        self._chunked = exchange.request.http_version >= b"1.1"
-        head = response_head(200, (*end_to_end(fields), (b"connection", b"close")))
+        self._chunked = exchange.head.http_version >= b"1.1"
+        head = _head(200, (*end_to_end(fields), (b"connection", b"close")))
         self._output.append(exchange.machine.send(head) + self._frame(first))
         self._undrained = 0
         self._exchange = None
@@ -417,20 +341,17 @@ class Http1:
     def _write(
         self, machine: h11.Connection, response: Response, *, head: bool, close: bool
     ) -> None:
-        fields = end_to_end(response.fields)
-        # HEAD for an event stream has an empty body, of which GET would send more: no length.
-        if response.status not in _NO_CONTENT and (response.body or not head):
-            fields.append((b"content-length", b"%d" % len(response.body)))
+        fields, body = to_send(response, head=head)
         if close:
             fields.append((b"connection", b"close"))
-        self._output.append(machine.send(response_head(response.status, fields)))
-        if response.body and not head and response.status not in _NO_CONTENT:
-            self._output.append(machine.send(h11.Data(data=response.body)))
+        self._output.append(machine.send(_head(response.status, fields)))
+        if body:
+            self._output.append(machine.send(h11.Data(data=body)))
 
     def _refuse(self, error: RemoteError) -> None:
         """Answer a request that is not one, or not ours to serve, and close."""
         exchange = self._exchange
-        method = exchange.request.method if exchange else self._unread.partition(b" ")[0]
+        method = exchange.head.method if exchange else self._unread.partition(b" ")[0]
         self.statistics.refused += 1
         self._count(str(error))
         # A machine of its own: the request's may be in any state.
@@ -576,6 +497,16 @@ class Http1:
             self._exchange = None
             self._unread = b""
             self._undrained = None
+
+
+def _head(status: int, fields: Fields) -> h11.Response:
+    """A status and its fields, for h11.  Raises LocalError for a field that cannot be sent."""
+    try:
+        return h11.Response(
+            status_code=status, headers=list(fields), reason=_REASONS.get(status, b"")
+        )
+    except h11.LocalProtocolError as error:
+        raise LocalError(f"bad response field: {error}") from error
 
 
 # The payload framed last and its chunk: fan-out offers one payload to every connection in turn.

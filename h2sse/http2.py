@@ -8,15 +8,16 @@ priorities of a stream on itself (RFC 7540 5.3.1).  How many frames of a kind ma
 `guard.py`.
 
 h2 never sees header fields.  Its decoder is ours (machine.py): it keeps the fields for `fields.py`
-to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  DATA
-of open streams is framed in `flow.py`; everything else that is sent, h2 sends.
+to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  What
+becomes a request, and what is refused, is decided in `http2_requests.py`.  DATA of open streams is
+framed in `flow.py`; everything else that is sent, h2 sends.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NoReturn, final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, NoReturn, assert_never, final
 
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -30,16 +31,29 @@ from h2.events import (
 from h2.exceptions import ProtocolError
 
 from . import frames, wire
-from .fields import Head, Malformed, TooLarge, read_trailers
+from .fields import Head, read_trailers
 from .flow import Flow, Lane, Outflow
 from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
-from .guard import TOO_LARGE_COST, Breach, Guard
+from .guard import Breach, Guard
+from .http2_requests import Refused, Requests, Reset
 from .liveness import PROBE, Liveness
 from .machine import CLOSED_STREAMS, Machine
-from .wire import Fields, Gone, Overflowed, Request, Response, WireEvent, WireStatistics, problem
+from .wire import (
+    Fields,
+    Gone,
+    Overflowed,
+    Request,
+    Response,
+    WireEvent,
+    WireStatistics,
+    end_to_end,
+    to_send,
+)
 
 if TYPE_CHECKING:
     from .config import Limits
+    from .http2_requests import Outcome
+    from .metering import Histogram
 
 __all__ = ["Http2"]
 
@@ -47,30 +61,9 @@ _DEFAULT_WINDOW: Final = 65_535
 
 _DRAIN_PING: Final = b"h2ssebye"
 
-_DROPPED_FIELDS: Final = frozenset(
-    (
-        b"connection",
-        b"content-length",
-        b"keep-alive",
-        b"proxy-connection",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-
 
 class _Failed(Exception):
     """The connection has been ended by us: nothing more of its input is of interest."""
-
-
-@final
-@dataclass(slots=True)
-class _Body:
-    """A request whose body is on its way."""
-
-    head: Head
-    deadline: float
-    data: bytearray = field(default_factory=bytearray)
 
 
 @final
@@ -80,11 +73,8 @@ class Http2:
     protocol: wire.ProtocolName = "h2"
 
     __slots__ = (
-        "_bodies",
-        "_body_bytes",
         "_buffer",
         "_closed",
-        "_connection",
         "_deadline",
         "_draining",
         "_events",
@@ -92,14 +82,15 @@ class Http2:
         "_flow",
         "_granted",
         "_guard",
-        "_idle_since",
+        "_idle_until",
         "_last_word",
         "_limits",
         "_liveness",
         "_machine",
-        "_peer",
+        "_overdue",
         "_preface",
         "_recent",
+        "_requests",
         "_settled",
         "_unanswered",
         "_window_closed_since",
@@ -107,24 +98,30 @@ class Http2:
     )
 
     def __init__(
-        self, limits: Limits, *, connection: int = 0, peer: str = "", now: float = 0.0
+        self,
+        limits: Limits,
+        *,
+        connection: int = 0,
+        peer: str = "",
+        now: float = 0.0,
+        round_trips: Histogram | None = None,
     ) -> None:
         self._limits = limits
-        self._connection = connection
-        self._peer = peer
         self._machine = machine = Machine(limits)
         self._flow = Flow(machine, limits)
         self._guard = Guard(limits)
-        self._liveness = Liveness(limits, now)
+        self._liveness = Liveness(limits, now, round_trips)
+        self._requests = Requests(limits, connection=connection, peer=peer)
         self.statistics = WireStatistics(lost=self._flow.lost)
         self._buffer = bytearray()
         self._preface = False  # whether the preface is complete
         self._settled = False  # whether the client's first SETTINGS has come
         self._deadline: float | None = now + limits.request_seconds
-        self._idle_since: float | None = now
+        self._idle_until: float | None = now + limits.idle_seconds  # None: streams are open
+        # Whether all streams that there were have been ended for their peer's slowness: then it is
+        # not waited for as if it had been idle.
+        self._overdue = False
         self._window_closed_since: float | None = None
-        self._bodies: dict[int, _Body] = {}
-        self._body_bytes = 0
         self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
         # Streams whose answer, if there is one, was not out when the latest input came.
@@ -271,8 +268,8 @@ class Http2:
                     self._opened(event.stream_id, event.stream_ended is not None, now)
                 case DataReceived():
                     self._data(event.stream_id, event.data, event.flow_controlled_length)
-                case StreamEnded():
-                    self._ended(event.stream_id)
+                case StreamEnded() if event.stream_id in self._requests.bodies:
+                    self._came_to(event.stream_id, self._requests.end(event.stream_id))
                 case TrailersReceived():
                     self._trailers(event.stream_id)
                 case StreamReset():
@@ -284,13 +281,18 @@ class Http2:
                 case PingAckReceived() if event.ping_data == PROBE:
                     self._liveness.answered(now)
                 case PingAckReceived() if event.ping_data == _DRAIN_PING:
-                    last = self._machine.highest_inbound_stream_id
-                    self._machine.raw(frames.goaway_frame(last))
-                    self._last_word = True
+                    self._say_last_word()
                 case _:
                     # WINDOW_UPDATE and SETTINGS are acted on where the frame came in; PING has
                     # been answered by h2; PRIORITY is ignored.
                     pass
+
+    def _say_last_word(self) -> None:
+        # A peer may make up the answer, before there is a question or twice.
+        if self._draining and not self._last_word:
+            self._last_word = True
+            last = self._machine.last_stream = self._machine.highest_inbound_stream_id
+            self._machine.raw(frames.goaway_frame(last))
 
     # -- frames that need a look before h2's
 
@@ -308,9 +310,16 @@ class Http2:
     def _rst_stream(self, frame: bytes, stream: int, now: float) -> None:
         answered = stream in self._flow.outflows and stream not in self._unanswered
         is_open = stream in self._machine.streams
+        if self._is_idle(stream):
+            # h2 lets it pass while any stream is open (RFC 9113 6.4).
+            self._fail(ErrorCodes.PROTOCOL_ERROR, "RST_STREAM of an idle stream")
         if breach := self._guard.reset(now, is_open=is_open, answered=answered):
             self._break(breach)
         self._feed(frame, now)
+
+    def _is_idle(self, stream: int) -> bool:
+        # Those of even ids are ours to open, and never are.
+        return not stream % 2 or stream > self._machine.highest_inbound_stream_id
 
     def _stray_data(self, stream: int, now: float) -> None:
         # h2 resets a closed stream once more for it, and tells nobody.
@@ -319,7 +328,7 @@ class Http2:
 
     def _priority(self, frame: bytes, stream: int, now: float) -> None:
         # An idle stream cannot be reset, so there h2 ends the connection.
-        if not stream or stream > self._machine.highest_inbound_stream_id:
+        if self._is_idle(stream):
             self._feed(frame, now)
         elif len(frame) != HEAD_BYTES + 5:
             self._reset(stream, ErrorCodes.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
@@ -389,7 +398,8 @@ class Http2:
     # -- requests
 
     def _opened(self, stream: int, ended: bool, now: float) -> None:
-        self._idle_since = None
+        self._idle_until = None
+        self._overdue = False
         self._guard.request()
         self.statistics.requests += 1
         refuses = self._draining
@@ -405,60 +415,34 @@ class Http2:
             self._reset(stream, ErrorCodes.REFUSED_STREAM, "surplus stream")
             return
         head = self._machine.sections.head()
-        match head:
-            case Malformed():
-                self._reset(stream, ErrorCodes.PROTOCOL_ERROR, head.reason)
-            case TooLarge():
-                self._count("header section too large")
-                self.respond(stream, problem(431, head.reason))
-                if breach := self._guard.gave_up(now, TOO_LARGE_COST):
-                    self._break(breach)
-            case Head() if ended:
-                if head.content_length:
-                    self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "content-length without body")
-                else:
-                    self._request(stream, head, b"")
-            case Head():
-                self._await_body(stream, head, now)
-
-    def _await_body(self, stream: int, head: Head, now: float) -> None:
-        limits = self._limits
-        if (head.content_length or 0) > limits.body_bytes:
-            self._count("body too large")
-            self.respond(stream, problem(413, f"a body may have {limits.body_bytes} bytes"))
-            return
-        self._bodies[stream] = _Body(head, now + limits.body_seconds)
-        if head.expects_continue:
+        outcome = self._requests.begin(stream, head, ended, now)
+        if outcome is not None:
+            self._came_to(stream, outcome)
+        elif isinstance(head, Head) and head.expects_continue:
             self._machine.send_headers(stream, ((b":status", b"100"),))
 
     def _data(self, stream: int, data: bytes, flow_controlled_length: int) -> None:
         # Also for streams we gave up: what is not given back leaves the connection's window.
         if flow_controlled_length:
             self._machine.acknowledge_received_data(flow_controlled_length, stream)
-        body = self._bodies.get(stream)
-        if body is None:
-            return
-        body.data += data
-        self._body_bytes += len(data)
-        limits = self._limits
-        expected = body.head.content_length
-        if expected is not None and len(body.data) > expected:
-            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "body over its content-length")
-        elif len(body.data) > limits.body_bytes:
-            self._count("body too large")
-            self.respond(stream, problem(413, f"a body may have {limits.body_bytes} bytes"))
-        elif self._body_bytes > limits.connection_body_bytes:
-            self._reset(stream, ErrorCodes.ENHANCE_YOUR_CALM, "too many bodies at once")
+        if stream in self._requests.bodies:
+            outcome = self._requests.data(stream, data)
+            if outcome is not None:
+                self._came_to(stream, outcome)
 
-    def _ended(self, stream: int) -> None:
-        body = self._bodies.get(stream)
-        if body is None:
-            return
-        if body.head.content_length not in (None, len(body.data)):
-            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "body under its content-length")
-            return
-        self._drop_body(stream)
-        self._request(stream, body.head, bytes(body.data))
+    def _came_to(self, stream: int, outcome: Outcome) -> None:
+        match outcome:
+            case Request():
+                self._events.append(outcome)
+            case Reset(code, reason):
+                self._reset(stream, code, reason)
+            case Refused(response, reason, cost):
+                self._count(reason)
+                self.respond(stream, response)
+                if cost and (breach := self._guard.gave_up(self._flow.now, cost)):
+                    self._break(breach)
+            case _:
+                assert_never(outcome)
 
     def _trailers(self, stream: int) -> None:
         malformed = read_trailers(self._machine.sections.section)
@@ -467,48 +451,30 @@ class Http2:
         elif malformed is not None:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, malformed.reason)
 
-    def _request(self, stream: int, head: Head, body: bytes) -> None:
-        self._events.append(
-            Request(
-                stream=stream,
-                method=head.method,
-                path=head.path,
-                query=head.query,
-                authority=head.authority,
-                fields=head.fields,
-                body=body,
-                connection=self._connection,
-                peer=self._peer,
-                max_concurrent_streams=self._limits.max_concurrent_streams,
-            )
-        )
-
     # -- out
 
     def respond(self, stream: int, response: Response, *, head: bool = False) -> None:
         machine = self._machine
         if stream not in machine.streams or stream in self._flow.outflows or self._closed:
             return
-        self._drop_body(stream)
-        bare = response.status in (204, 304)
-        fields = _section(response.status, response.fields)
-        if not bare and (response.body or not head):
-            fields.append((b"content-length", b"%d" % len(response.body)))
-        if head or bare or not response.body:
-            machine.send_headers(stream, fields, end_stream=True)
+        self._requests.drop(stream)
+        fields, body = to_send(response, head=head)
+        section = ((b":status", b"%d" % response.status), *fields)
+        if not body:
+            machine.send_headers(stream, section, end_stream=True)
             self._forget(stream)
             return
-        machine.send_headers(stream, fields)
+        machine.send_headers(stream, section)
         outflow = self._flow.begin(stream)
         self._unanswered.add(stream)
-        outflow.push(response.body)
+        outflow.push(body)
         outflow.ends = outflow.whole = True
 
     def open(self, stream: int, fields: Fields, first: bytes) -> None:
         machine = self._machine
         if stream not in machine.streams or stream in self._flow.outflows or self._closed:
             return
-        machine.send_headers(stream, _section(200, fields))
+        machine.send_headers(stream, ((b":status", b"200"), *end_to_end(fields)))
         outflow = self._flow.begin(stream)
         self._unanswered.add(stream)
         outflow.tells = True
@@ -565,25 +531,15 @@ class Http2:
         flow.now = now
         if self._deadline is not None and now >= self._deadline:
             self._give_up("no whole frame within request_seconds")
-        elif self._idle_since is not None and now >= self._idle_since + limits.idle_seconds:
+        elif self._idle_until is not None and now >= self._idle_until:
             self.close()
         elif self._liveness.lost(now, self._machine.unsent):
             self._machine.close_connection(ErrorCodes.NO_ERROR)
             self._end("no answer to a PING within probe_answer_seconds")
         elif self._machine.streams and self._liveness.due(now):
             self._machine.ping(PROBE)
-        if self._bodies:
-            late = [stream for stream, body in self._bodies.items() if now >= body.deadline]
-            for stream in late:
-                self._count("no whole body within body_seconds")
-                self.respond(stream, problem(408, f"no body within {limits.body_seconds} s"))
-        if flow.stalled:
-            over = now - limits.stall_seconds
-            for outflow in [each for each, since in flow.stalled.items() if since <= over]:
-                if outflow.whole:
-                    self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
-                else:
-                    flow.overflow(outflow, "window closed too long")
+        if self._requests.bodies or flow.stalled:
+            self._end_slow(now)
         if not flow.queued or self._machine.outbound_flow_control_window > 0:
             self._window_closed_since = None
         else:
@@ -592,6 +548,26 @@ class Http2:
             elif now >= self._window_closed_since + limits.stall_seconds:
                 self._give_up("connection window closed too long")
         return self.take_events()
+
+    def _end_slow(self, now: float) -> None:
+        """End the streams that have waited too long for the rest of a body, or for a window."""
+        flow, machine = self._flow, self._machine
+        late = self._requests.late(now)
+        since_over = now - self._limits.stall_seconds
+        stalled = [outflow for outflow, since in flow.stalled.items() if since <= since_over]
+        if late or stalled:
+            self._overdue = len(late) + len(stalled) == len(machine.streams)
+        for stream, refused in late.items():
+            window = machine.streams[stream].outbound_flow_control_window
+            if min(window, machine.outbound_flow_control_window) < len(refused.response.body):
+                # It would be waited for again, for want of a window now.
+                refused = replace(refused, response=Response(status=refused.response.status))
+            self._came_to(stream, refused)
+        for outflow in stalled:
+            if outflow.whole:
+                self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
+            else:
+                flow.overflow(outflow, "window closed too long")
 
     def shed(self, reason: str) -> bool:
         most = None if self._closed else self._flow.largest()
@@ -669,25 +645,15 @@ class Http2:
             machine.reset_stream(stream, ErrorCodes.NO_ERROR)
             self.statistics.resets_sent += 1
         self._flow.drop(stream)
-        self._drop_body(stream)
+        self._requests.drop(stream)
         machine.forget(stream)
         self._recent[stream] = h2_stream.outbound_flow_control_window
         if len(self._recent) > CLOSED_STREAMS:
             del self._recent[next(iter(self._recent))]
         if not machine.streams:
-            self._idle_since = self._flow.now
-
-    def _drop_body(self, stream: int) -> None:
-        body = self._bodies.pop(stream, None)
-        if body is not None:
-            self._body_bytes -= len(body.data)
+            idle_seconds = 0.0 if self._overdue else self._limits.idle_seconds
+            self._idle_until = self._flow.now + idle_seconds
 
     def _count(self, reason: str) -> None:
         counts = self.statistics.by_reason
         counts[reason] = counts.get(reason, 0) + 1
-
-
-def _section(status: int, fields: Fields) -> list[tuple[bytes, bytes]]:
-    section = [(b":status", b"%d" % status)]
-    section += [each for each in fields if each[0] not in _DROPPED_FIELDS]
-    return section

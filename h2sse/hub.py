@@ -3,7 +3,8 @@
 The hub knows topics, tabs and sinks, nothing of HTTP.  A *sink* is a connection; a *tab* is one
 stream of it; a *group* is the tabs of a sink that asked for the same topics, so that a payload is
 offered once a group, whatever the number of tabs.  It is synchronous: `publish` encodes once, makes
-one offer a group and returns, so a publish is never seen half done.
+one offer a group and returns, so a publish is never seen half done.  A sink that fails amid it is
+ended alone.
 
     joined --behind--> catching up (reads pages of the history) --at the newest event--> live
 
@@ -92,7 +93,7 @@ class Subscribe:
 
 
 class Sink(Protocol):
-    """A connection, as the hub sees it.  None of its methods waits or raises."""
+    """A connection, as the hub sees it.  None of its methods waits, or is meant to raise."""
 
     groups: dict[frozenset[str], Group]
 
@@ -119,6 +120,9 @@ class Sink(Protocol):
 
     def offered(self) -> None:
         """Something has been queued: write it, soon."""
+
+    def abort(self) -> None:
+        """It has failed all the same: end it.  Its tabs leave later, not within this call."""
 
 
 @final
@@ -230,13 +234,28 @@ class Hub:
         self._published += 1
         payload = entry.payload
         delivered = 0
+        failed: dict[Sink, Exception] = {}
         for group in self._groups(topics):
-            group.lane.offer(payload)
-            group.quiet = 0
-            delivered += group.size
-            group.sink.offered()
+            try:
+                group.lane.offer(payload)
+                group.sink.offered()
+            except Exception as error:  # noqa: BLE001 - it stays that connection's
+                failed.setdefault(group.sink, error)
+            else:
+                group.quiet = 0
+                delivered += group.size
         self._delivered += delivered
+        for sink, fault in failed.items():
+            self._give_up(sink, fault)
         return entry
+
+    def _give_up(self, sink: Sink, error: Exception) -> None:
+        logger.error("connection %d of %s failed", sink.number, sink.peer, exc_info=error)
+        # Until its tabs have left, no event is to fail, and be logged, again.
+        for group in sink.groups.values():
+            for name in group.topics:
+                self._topics[name].groups.pop(group, None)
+        sink.abort()
 
     def _groups(self, topics: Sequence[str]) -> Iterable[Group]:
         if len(topics) == 1:
@@ -288,7 +307,8 @@ class Hub:
                 # Firefox takes an id only from an event with data.
                 events[-1] = replace(events[-1], id=place)
         first = b"".join(event.encode() for event in events)
-        start = opening(retry=retry, id=None if not fresh else place)
+        # Of a gap the tab learns first, and by the same event what comes after it.
+        start = opening(retry=retry, id=place if fresh and gap is None else None)
         self._tabs += 1
         return Joining(tab, start + first, gap)
 

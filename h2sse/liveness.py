@@ -6,7 +6,8 @@
                               lost
 
 A cable that is pulled sends no FIN.  Without this, tabs would seem present until TCP gives up on
-the heartbeats, a quarter of an hour later.  The answer also tells the round-trip time.
+the heartbeats, a quarter of an hour later.  The answer also tells the round-trip time, which counts
+in the server's histogram, if there is one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 
 if TYPE_CHECKING:
     from .config import Limits
+    from .metering import Histogram
 
 __all__ = ["PROBE", "Liveness"]
 
@@ -26,10 +28,11 @@ PROBE: Final = b"h2sse up"
 class Liveness:
     """One connection's; `heard` is to be set to `now` when anything comes from the peer."""
 
-    __slots__ = ("_asked", "_deadline", "_limits", "heard", "round_trip")
+    __slots__ = ("_asked", "_deadline", "_limits", "_round_trips", "heard", "round_trip")
 
-    def __init__(self, limits: Limits, now: float) -> None:
+    def __init__(self, limits: Limits, now: float, round_trips: Histogram | None = None) -> None:
         self._limits = limits
+        self._round_trips = round_trips
         self._asked: float | None = None
         self._deadline: float | None = None
         self.heard = now
@@ -59,3 +62,5 @@ class Liveness:
         if self._asked is not None:
             self.round_trip = now - self._asked
             self._asked = self._deadline = None
+            if self._round_trips is not None:
+                self._round_trips.observe(self.round_trip)

@@ -20,6 +20,8 @@ from .fields import FIELD_OVERHEAD_BYTES, Verdict, read_head
 from .flow import FRAME_BYTES
 
 if TYPE_CHECKING:
+    from h2.errors import ErrorCodes
+
     from .config import Limits
     from .wire import Fields
 
@@ -120,6 +122,21 @@ class FieldEncoder(Encoder):
         super().__init__()
         self._memo: dict[tuple[Any, ...], bytes] = {}
 
+    @property
+    def header_table_size(self) -> int:
+        return self.header_table.maxsize
+
+    @header_table_size.setter
+    def header_table_size(self, value: int) -> None:
+        # RFC 7541 4.2: of several changes before a block, the least and the last are told.  hpack
+        # tells all of them, one over what the peer allows now too, and none at all if the last is
+        # set twice.
+        table = self.header_table
+        if value != table.maxsize:
+            table.maxsize = value
+            least = min((*self.table_size_changes, value))
+            self.table_size_changes = [value] if least == value else [least, value]
+
     def encode(self, headers: Any, huffman: bool = True) -> bytes:
         table = self.header_table
         if table.resized:
@@ -190,7 +207,21 @@ class Machine(H2Connection):
         self.encoder = FieldEncoder()
         # h2 would allow 16 MB until the peer acknowledges our SETTINGS.
         self.max_inbound_frame_size = FRAME_BYTES
+        # What GOAWAY has named: RFC 9113 6.8 lets no later one name more.
+        self.last_stream: int | None = None
         self.initiate_connection()
+
+    def close_connection(
+        self,
+        error_code: ErrorCodes | int = 0,
+        additional_data: bytes | None = None,
+        last_stream_id: int | None = None,
+    ) -> None:
+        last = self.last_stream if last_stream_id is None else last_stream_id
+        super().close_connection(error_code, additional_data, last)
+
+    def _terminate_connection(self, error_code: ErrorCodes) -> None:
+        self.close_connection(error_code)
 
     @property
     def open_inbound_streams(self) -> int:

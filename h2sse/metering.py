@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import final
 
 __all__ = ["Histogram"]
@@ -27,6 +28,17 @@ class Histogram:
                 self.counts[place] += 1
                 return
         self.counts[-1] += 1
+
+    def add(self, other: Histogram) -> None:
+        """Count what another has counted, too."""
+        self.counts = list(map(operator.add, self.counts, other.counts))
+        self.total += other.total
+
+    def copy(self) -> Histogram:
+        """The counts of this instant."""
+        copied = Histogram()
+        copied.add(self)
+        return copied
 
     def cumulative(self) -> list[tuple[str, float]]:
         """As Prometheus wants its buckets."""

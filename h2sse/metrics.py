@@ -11,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client.registry import Collector
 
+from .metering import Histogram
 from .overflow import LOSSY
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class _Snapshot(Collector):
         reasons: Counter[str] = Counter()
         totals: Counter[str] = Counter()
         lost = Counter(app.ledger.lost)
+        round_trips = Histogram()
         for server in app.servers:
             counts = server.statistics()
             connections.update(counts.connections)
@@ -42,6 +44,7 @@ class _Snapshot(Collector):
             for name, _, _ in _TOTALS:
                 totals[name] += getattr(counts, name)
             lost.update(counts.lost)
+            round_trips.add(counts.round_trips)
 
         yield _by_protocol("h2sse_connections", "Connections open now.", connections)
         yield _by_protocol("h2sse_tabs", "Event streams open now.", tabs)
@@ -83,11 +86,16 @@ class _Snapshot(Collector):
         for reason, count in sorted(reasons.items()):
             ended.add_metric([reason], count)
         yield ended
-        latency = HistogramMetricFamily(
-            "h2sse_publish_latency_seconds", "From publishing until written to every socket."
+        yield _durations(
+            "h2sse_publish_latency_seconds",
+            "From publishing until written to every socket.",
+            app.latency,
         )
-        latency.add_metric([], app.latency.cumulative(), app.latency.total)
-        yield latency
+        yield _durations(
+            "h2sse_round_trip_seconds",
+            "To an HTTP/2 client and back, by the PING that one is sent when it is silent.",
+            round_trips,
+        )
 
 
 _TOTALS = (
@@ -107,6 +115,12 @@ def _by_protocol(name: str, text: str, counts: Counter[str]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=["protocol"])
     for protocol in ("h2", "http/1.1"):
         family.add_metric([protocol], counts[protocol])
+    return family
+
+
+def _durations(name: str, text: str, counts: Histogram) -> Metric:
+    family = HistogramMetricFamily(name, text)
+    family.add_metric([], counts.cumulative(), counts.total)
     return family
 
 

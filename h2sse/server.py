@@ -25,6 +25,7 @@ from .config import Config
 from .connection import ROUND_TRIP_SECONDS, Connection
 from .errors import ConfigError
 from .guard import BREACHES, Bucket
+from .metering import Histogram
 from .overflow import LOSSY
 from .sse import HEARTBEAT
 from .tls import Certificates
@@ -201,6 +202,8 @@ class Server:
         self.running = True  # whether new tasks may begin
         self.bytes_sent = 0
         self.bytes_received = 0
+        # One for all connections, counted when an answer comes: a scrape asks none of them.
+        self.round_trips = Histogram()
         self._nursery: trio.Nursery | None = None
         self._connections: dict[Connection, None] = {}
         self._addresses: Counter[str] = Counter()
@@ -506,6 +509,7 @@ class Server:
             overflowed=totals["overflowed"],
             reasons=reasons,
             lost={name: totals[name] for name in LOSSY},
+            round_trips=self.round_trips.copy(),
         )
 
     @staticmethod

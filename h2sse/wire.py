@@ -42,7 +42,9 @@ __all__ = [
     "WireEvent",
     "WireStatistics",
     "check_fields",
+    "end_to_end",
     "problem",
+    "to_send",
 ]
 
 Fields: TypeAlias = Sequence[tuple[bytes, bytes]]
@@ -238,6 +240,35 @@ def problem(
     text = json.dumps(body)
     kind = (b"content-type", b"application/problem+json")
     return Response(status=status, fields=(kind, *fields), body=text.encode() + b"\n")
+
+
+# Ours to say, whatever the application says (RFC 9110 7.6.1, 8.6).
+_FRAMING_FIELDS = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"keep-alive",
+        b"proxy-connection",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_NO_CONTENT = frozenset((204, 304))  # RFC 9110 6.4.1
+
+
+def end_to_end(fields: Fields) -> list[tuple[bytes, bytes]]:
+    """The fields that are the application's to give."""
+    return [each for each in fields if each[0] not in _FRAMING_FIELDS]
+
+
+def to_send(response: Response, *, head: bool) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The fields and the body that go out for a response, to HEAD with `head`."""
+    bare = response.status in _NO_CONTENT
+    fields = end_to_end(response.fields)
+    # HEAD for an event stream has an empty body, of which GET would send more: no length.
+    if not bare and (response.body or not head):
+        fields.append((b"content-length", b"%d" % len(response.body)))
+    return fields, b"" if head or bare else response.body
 
 
 @final

@@ -29,6 +29,7 @@ from support import PATIENCE_SECONDS, serving
 from trio.testing import MockClock
 
 import h2sse
+import h2sse.asgi_exchange
 from h2sse.asgi import ASGI
 from h2sse.hub import PAGE_BYTES
 from h2sse.ledger import OVER_TOTAL
@@ -489,6 +490,35 @@ def test_nothing_is_lost_or_doubled_however_they_read(steps: list[str], size: in
                 tab.leave()
 
     trio.run(scenario)
+
+
+async def test_a_fault_amid_a_publishing_is_its_own(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The publisher and the others go on; the tab that failed comes back by its id."""
+    async with hosted() as host:
+        tabs = [await host.listen() for _ in range(3)]
+        host.publish("1")
+        for each in tabs:
+            await each.heard(1)
+        (_, failing, _) = host.application.exchanges
+        offer = h2sse.asgi_exchange.Exchange.offer
+
+        def offer_fails(self: h2sse.asgi_exchange.Exchange, payload: bytes) -> None:
+            if self is failing:
+                raise OSError
+            offer(self, payload)
+
+        monkeypatch.setattr(h2sse.asgi_exchange.Exchange, "offer", offer_fails)
+        host.publish("2")
+        await tabs[1].finished()
+        assert tabs[1].ended
+        for each in (tabs[0], tabs[2]):
+            await each.heard(2)
+        assert len(host.app.tabs("a")) == 2
+        back = await host.listen(EVENTS, ("last-event-id", tabs[1].messages[-1].last_event_id))
+        await back.until(lambda: back.data == ["2"])
+    assert len([each for each in caplog.records if each.levelname == "ERROR"]) == 1
 
 
 # -- bounds

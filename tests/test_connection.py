@@ -326,23 +326,30 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def narrow_client(served: Served) -> AsyncIterator[RawClient]:
-    """A client whose kernel holds little, with windows that never close."""
+async def narrow(served: Served, protocol: str) -> AsyncIterator[trio.SSLStream[trio.SocketStream]]:
+    """A client's connection whose kernel holds little."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     await sock.connect(served.address)
     stream = trio.SSLStream(
         trio.SocketStream(sock),
-        served.context("h2"),
+        served.context(protocol),
         server_hostname=served.address[0],
         https_compatible=True,
     )
     try:
+        yield stream
+    finally:
+        await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def narrow_client(served: Served) -> AsyncIterator[RawClient]:
+    """The same over HTTP/2, with windows that never close."""
+    async with narrow(served, "h2") as stream:
         client = RawClient(stream, "narrow")
         await client.send(PREFACE + settings_frame(OPEN_WINDOWS) + OPEN_CONNECTION)
         yield client
-    finally:
-        await trio.aclose_forcefully(stream)
 
 
 async def fill_socket(served: Served, topic: str) -> None:
@@ -368,6 +375,23 @@ async def test_a_socket_that_stays_full_is_closed(
             await left.wait()
         assert reasons(served) == {"socket full for stall_seconds": 1}
         assert not served.server.statistics().connections["h2"]
+
+
+async def test_a_socket_that_stays_full_is_closed_over_http1(
+    jumping_clock: MockClock, small_buffers: None
+) -> None:
+    limits = h2sse.Limits(stall_seconds=3)
+    async with serving(h2sse.App(), limits=limits) as served, narrow(served, "http/1.1") as stream:
+        await stream.send_all(b"GET /events?topic=large HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+        left = trio.Event()
+        served.app.presence("large")(lambda _: left.set())
+        await fill_socket(served, "large")
+        with between(2, 4):
+            assert not left.is_set()
+            await left.wait()
+        assert reasons(served) == {"socket full for stall_seconds": 1}
+        assert not served.server.connections
 
 
 async def test_a_slow_reader_is_not_a_stalled_one(

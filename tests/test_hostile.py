@@ -11,7 +11,7 @@ import ctypes
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
@@ -19,15 +19,20 @@ import trio
 from support import (
     ACK,
     CONTINUATION,
+    DATA,
     END_STREAM,
     GOAWAY,
     HEADERS,
+    INITIAL_WINDOW_SIZE,
     MAX_WINDOW,
     PATIENCE_SECONDS,
     PING,
+    PREFACE,
     SETTINGS,
+    ConnectionLost,
     RawClient,
     Served,
+    Stream,
     frame,
     reset,
     serving,
@@ -463,6 +468,164 @@ async def test_heavy_input_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch, en
         with trio.fail_after(PATIENCE_SECONDS):
             while app.tabs("a"):  # noqa: ASYNC110
                 await trio.sleep(0.01)
+
+
+# -- what holds a connection open, and does no more
+
+HELD_SECONDS = 75
+HELLO = PREFACE + settings_frame({})
+NO_WINDOW = PREFACE + settings_frame({INITIAL_WINDOW_SIZE: 0})
+WIDE_STREAMS = PREFACE + settings_frame({INITIAL_WINDOW_SIZE: MAX_WINDOW})
+
+
+def _post(client: RawClient) -> bytes:
+    """A request whose body is to follow."""
+    stream, data = client.request("/publish", method="POST", body=b"")
+    return data.removesuffix(frame(DATA, END_STREAM, stream.id))
+
+
+def _get(path: str) -> Callable[[RawClient], bytes]:
+    return lambda client: client.request(path)[1]
+
+
+# What a client begins with, what it goes on with, and the code it is sent away with at last.
+HOLDS: dict[str, tuple[bytes, Callable[[RawClient], bytes], int]] = {
+    "no preface": (b"", lambda _: b"", ENHANCE_YOUR_CALM),
+    "no SETTINGS": (PREFACE, lambda _: b"", ENHANCE_YOUR_CALM),
+    "no request": (HELLO, lambda _: b"", NO_ERROR),
+    "half a header section": (HELLO, lambda client: _post(client)[:-1], ENHANCE_YOUR_CALM),
+    "no body": (HELLO, _post, NO_ERROR),
+    "no bodies": (HELLO, lambda client: b"".join(_post(client) for _ in range(3)), NO_ERROR),
+    "no body, no window": (NO_WINDOW, _post, NO_ERROR),
+    "no window for an answer": (NO_WINDOW, _get("/healthz"), NO_ERROR),
+    "no window for a tab": (NO_WINDOW, _get(EVENTS), NO_ERROR),
+    "no window for a refusal": (
+        NO_WINDOW,
+        lambda client: client.request(EVENTS, *[("x", "y")] * 110)[1],
+        NO_ERROR,
+    ),
+    "no window for either": (
+        NO_WINDOW,
+        lambda client: _get(EVENTS)(client) + _post(client),
+        NO_ERROR,
+    ),
+    "no window for the connection": (WIDE_STREAMS, _get("/large"), ENHANCE_YOUR_CALM),
+}
+
+
+@pytest.mark.parametrize("what", HOLDS)
+async def test_a_connection_that_only_holds_is_gone(what: str, jumping_clock: MockClock) -> None:
+    """With the limits as they are, though it answers PINGs and never closes by itself."""
+    hello, build, code = HOLDS[what]
+    app = h2sse.App()
+    app.get("/large")(lambda _: h2sse.Response.text("x" * 100_000))
+    async with serving(app) as served, served.client(hello=hello) as client:
+        began = trio.current_time()
+        await client.send(build(client))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_pings, client)
+            await gone(served)
+        assert trio.current_time() - began <= HELD_SECONDS
+        (goaway,) = [each for each in client.frames if each.kind == GOAWAY]
+        assert goaway.code == code
+
+
+async def test_a_body_that_trickles_does_not_hold_its_connection(jumping_clock: MockClock) -> None:
+    async with serving(h2sse.App()) as served, served.client() as client:
+        began = trio.current_time()
+        await client.send(_post(client))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_pings, client)
+            nursery.start_soon(_trickle, client, client.streams[1])
+            await gone(served)
+        assert trio.current_time() - began <= HELD_SECONDS
+        assert client.streams[1].status == 408
+        assert client.streams[1].body.startswith(b'{"title": "Request Timeout"')
+        assert client.frames[-1].code == NO_ERROR
+
+
+async def _trickle(client: RawClient, stream: Stream) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(frame(DATA, 0, stream.id, b"x"))
+            await trio.sleep(1)
+
+
+async def test_a_late_body_ends_nothing_that_others_wait_for(jumping_clock: MockClock) -> None:
+    """Neither a tab beside it, nor the next request, nor the time that follows it."""
+    limits = h2sse.Limits(body_seconds=3, idle_seconds=10)
+    async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
+        client.patience_seconds = 60
+        tab = await client.listen(EVENTS)
+        await client.send(_post(client))
+        await client.over(client.streams[3])
+        assert client.streams[3].status == 408
+        await trio.sleep(5)
+        await client.send(reset(tab.id))
+        await trio.sleep(5)
+        assert (await client.fetch("/healthz")).status == 200
+        # Alone it takes the connection with it, unless another request comes meanwhile.
+        await client.send(_post(client))
+        await client.over(client.streams[7])
+        assert (await client.fetch("/healthz")).status == 200
+        began = trio.current_time()
+        await client.read_to_end()
+        assert 10 <= trio.current_time() - began <= 11
+        assert client.frames[-1].code == NO_ERROR
+
+
+@pytest.mark.parametrize(
+    "said",
+    [b"", b"GET / HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"],
+    ids=["nothing", "half a header section", "a request, and no other"],
+)
+async def test_http1_a_connection_that_only_holds_is_gone(
+    said: bytes, jumping_clock: MockClock
+) -> None:
+    async with serving(h2sse.App()) as served:
+        stream = await served.secure("http/1.1")
+        began = trio.current_time()
+        await stream.send_all(said)
+        await gone(served)
+        assert trio.current_time() - began <= HELD_SECONDS
+        await trio.aclose_forcefully(stream)
+
+
+async def test_http1_a_body_that_trickles_does_not_hold_its_connection(
+    jumping_clock: MockClock,
+) -> None:
+    async with serving(h2sse.App()) as served:
+        stream = await served.secure("http/1.1")
+        began = trio.current_time()
+        await stream.send_all(POST + b"Content-Length: 99\r\n\r\n")
+        async with trio.open_nursery() as nursery:
+
+            async def trickle() -> None:
+                with suppress(trio.BrokenResourceError):
+                    while True:
+                        await stream.send_all(b"x")
+                        await trio.sleep(1)
+
+            nursery.start_soon(trickle)
+            await gone(served)
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began <= HELD_SECONDS
+        await trio.aclose_forcefully(stream)
+
+
+async def _answer_pings(client: RawClient) -> None:
+    client.patience_seconds = 10 * HELD_SECONDS
+    with suppress(ConnectionLost):
+        while True:
+            asked = await client.read_frame(PING)
+            await client.send(frame(PING, ACK, 0, asked.payload))
+
+
+async def gone(served: Served) -> None:
+    """Until the server has no connection any more; that comes by no event."""
+    with trio.fail_after(10 * HELD_SECONDS):
+        while served.server.connections:  # noqa: ASYNC110
+            await trio.sleep(1)
 
 
 # -- HTTP/1.1

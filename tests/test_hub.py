@@ -71,6 +71,9 @@ class FakeSink:
     def offered(self) -> None:
         self.unannounced = False
 
+    def abort(self) -> None:
+        raise AssertionError("nothing here fails")
+
     def close(self, stream: int) -> None:
         """The wire's part when a stream ends."""
         del self.streams[stream]
@@ -525,6 +528,23 @@ def test_a_gap_is_told_once() -> None:
     assert hub.statistics().gaps == 4
 
 
+@pytest.mark.parametrize("greeting", [(), (Event(data="hello"),)], ids=["bare", "greeted"])
+def test_who_is_cut_off_before_it_heard_of_the_gap_hears_of_it_again(
+    greeting: tuple[Event, ...],
+) -> None:
+    """No id comes ahead of the gap: it would be known, and the gap never be told."""
+    hub = new_hub()
+    hub.publish("a", Event(data="1"), 0)
+    subscribe = Subscribe("a", greeting=greeting)
+    joining = hub.join(
+        FakeSink(), 1, subscribe, last_event_id="0123456789-1", retry=RETRY_MS, now=0
+    )
+    for size in range(len(joining.first) + 1):
+        parser = Parser()
+        told = [each.event for each in parser.feed(joining.first[:size])]
+        assert GAP_EVENT in told or parser.last_event_id == ""
+
+
 def test_a_gap_under_the_eyes_of_who_catches_up_is_told_once() -> None:
     hub = new_hub(history_events=3)
     for number in (1, 2, 3):
@@ -566,6 +586,51 @@ def test_a_gap_with_nothing_after_it_is_announced() -> None:
     hub.resume(joining.tab, 20)
     assert [each.event for each in read] == ["message", GAP_EVENT]
     assert not sink.unannounced
+
+
+class FailingSink(FakeSink):
+    """A connection that fails once it is `broken`: in its lane, or when told to write."""
+
+    def __init__(self, number: int, where: str) -> None:
+        super().__init__(number)
+        self.where = where
+        self.broken = False
+        self.aborted = 0
+
+    def write(self, stream: int, payload: bytes) -> None:
+        if self.broken and self.where == "offer":
+            raise ZeroDivisionError
+        super().write(stream, payload)
+
+    def offered(self) -> None:
+        if self.broken and self.where == "offered":
+            raise ZeroDivisionError
+        super().offered()
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+@pytest.mark.parametrize("where", ["offer", "offered"])
+def test_a_sink_that_fails_is_ended_alone(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever stands before or behind it hears each event; it is logged once, and asked no more."""
+    hub, sink = new_hub(), FailingSink(7, where)
+    before = Reader(hub, Subscribe("a"))
+    victims = [Reader(hub, Subscribe(*topics), sink=sink) for topics in ("a", "a", "ab", "b")]
+    behind = Reader(hub, Subscribe("a", "b"))
+    sink.broken = True
+    for number, topics in enumerate(("a", "b", "ab")):
+        entry = hub.publish(tuple(topics), Event(data=str(number)), 0)
+        assert entry.event.id == hub.history.id(entry.sequence)
+    assert (before.data, behind.data) == (["0", "2"], ["0", "1", "2"])
+    (record,) = caplog.records
+    assert record.getMessage() == "connection 7 of 192.0.2.1 failed"
+    assert record.exc_info is not None
+    assert sink.aborted == 1
+    assert hub.statistics().delivered == 5
+    for reader in (*victims, before, behind):
+        reader.leave()
+    assert (hub.statistics().tabs, hub.statistics().topics, sink.groups) == (0, 0, {})
 
 
 def test_presence_shows_who_is_there(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,16 @@ LAYERS: dict[str, set[str]] = {
     "vocabulary": {"errors", "config", "sse", "wire", "client.limits", "client.exchange"},
     "core": {
         *("client.source", "client.http1", "client.http2"),
-        *("fields", "flow", "machine", "http1", "http1_heads", "http2", "hello"),
+        *(
+            "fields",
+            "flow",
+            "machine",
+            "http1",
+            "http1_requests",
+            "http2",
+            "http2_requests",
+            "hello",
+        ),
         *("trace", "trace.record", "trace.events", "trace.http1", "trace.http2"),
         *(
             "guard",
@@ -30,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
             "hub",
             "publishing",
             "app",
+            "outcomes",
             "pages",
             "metering",
             "metrics",
@@ -41,8 +51,11 @@ LAYERS: dict[str, set[str]] = {
         "tls",
         "connection",
         "server",
+        "handshake",
+        "streams",
         "asgi",
         "asgi_exchange",
+        "asgi_requests",
     },
     "edge": {
         *("__init__", "__main__", "cli", "commands", "post", "settings", "terminal"),
@@ -57,11 +70,11 @@ LAYERS: dict[str, set[str]] = {
 
 # Everything that is not in the standard library, and the only modules that know of it.
 PACKAGES: dict[str, set[str]] = {
-    "h2": {"client.http2", "http2", "machine", "flow"},
+    "h2": {"client.http2", "http2", "http2_requests", "machine", "flow"},
     "hpack": {"client.http2", "machine", "trace.http2", "probe.connection"},
-    "h11": {"client.http1", "http1", "http1_heads", "probe.http1"},
+    "h11": {"client.http1", "http1", "http1_requests", "probe.http1"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
-    "anyio": {"asgi", "asgi_exchange"},
+    "anyio": {"asgi", "asgi_exchange", "asgi_requests"},
     "prometheus_client": {"metrics"},
     "trustme": {"tls"},
     "cryptography": {"tls"},
@@ -70,7 +83,7 @@ FOR_TYPES_ONLY = {("flow", "h2")}
 
 # A wire knows bytes, not events; the hub knows events, not bytes.  Not even through others.
 WIRES = {
-    *("http1", "http1_heads", "http2", "machine", "flow", "fields"),
+    *("http1", "http1_requests", "http2", "http2_requests", "machine", "flow", "fields"),
     *("client.http1", "client.http2"),
 }
 EVENTS = {"sse", "history", "overflow", "hub", "publishing", "app"}

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support import ACK, PING, frame, serving
 
 from h2sse.app import App, Call, ServerStatistics
+from h2sse.config import Limits
 from h2sse.metering import Histogram
 from h2sse.metrics import CONTENT_TYPE, render
 from h2sse.sse import Event
@@ -17,8 +19,16 @@ from h2sse.wire import Request, Response
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+    from trio.testing import MockClock
 
 Samples = dict[tuple[str, str], float]
+
+
+def histogram(*seconds: float) -> Histogram:
+    counted = Histogram()
+    for each in seconds:
+        counted.observe(each)
+    return counted
 
 
 class FakeServer:
@@ -39,6 +49,7 @@ class FakeServer:
             overflowed=base + 13,
             lost={"latest": base + 14},
             reasons={f'of {base} "\\\n': base, "of both": base},
+            round_trips=histogram(base / 1_000, 0.002),
         )
 
     running = False
@@ -86,6 +97,7 @@ FAMILIES = {
     "h2sse_backlog_largest_bytes": "gauge",
     "h2sse_ended": "counter",
     "h2sse_publish_latency_seconds": "histogram",
+    "h2sse_round_trip_seconds": "histogram",
 }
 
 
@@ -148,6 +160,36 @@ def test_latency_is_a_histogram() -> None:
     assert (buckets["0.5"], buckets["2.5"], buckets["+Inf"]) == (4, 4, 5)
     assert found[f"{name}_count", ""] == 5
     assert found[f"{name}_sum", ""] == pytest.approx(100.3012)
+
+
+def test_round_trips_of_all_servers_are_one_histogram() -> None:
+    app = App()
+    app.servers += [FakeServer(100), FakeServer(2_000)]
+    found = samples(app)
+    name = "h2sse_round_trip_seconds"
+    buckets = {label: value for (each, label), value in found.items() if each == f"{name}_bucket"}
+    assert (buckets["0.001"], buckets["0.0025"], buckets["0.1"]) == (0, 2, 3)
+    assert (buckets["1.0"], buckets["2.5"], buckets["+Inf"]) == (3, 4, 4)
+    assert found[f"{name}_count", ""] == 4
+    assert found[f"{name}_sum", ""] == pytest.approx(2.104)
+
+
+async def test_a_round_trip_is_counted_when_the_answer_comes(jumping_clock: MockClock) -> None:
+    """Also that of a connection which is gone when it is asked for."""
+    limits = Limits(probe_seconds=3, probe_answer_seconds=2)
+    app = App()
+    async with serving(app, limits=limits) as served:
+        for answered in (1, 2):
+            async with served.client() as client:
+                await client.listen("/events?topic=a")
+                asked = await client.read_frame(PING)
+                await client.send(frame(PING, ACK, 0, b"no asker"))
+                await client.send(frame(PING, ACK, 0, asked.payload) * 2)
+                await client.settle()
+            assert samples(app)["h2sse_round_trip_seconds_count", ""] == answered
+        before = served.server.statistics().round_trips
+        served.server.round_trips.observe(1.0)
+        assert served.server.statistics().round_trips.total == before.total + 1.0
 
 
 def test_the_route_says_what_it_serves() -> None:

@@ -42,6 +42,7 @@ import h2sse.connection
 import h2sse.server
 import h2sse.tls
 from h2sse.connection import Connection
+from h2sse.flow import Lane
 from h2sse.http2 import Http2
 from h2sse.trace import Taps
 
@@ -151,6 +152,43 @@ async def test_a_fault_in_going_away_is_its_own(
         assert (tab.ended, tab.reset) == (True, None)
     (record,) = errors(caplog)
     assert record.getMessage() == f"connection {connection.number} of 127.0.0.1 failed"
+
+
+@pytest.mark.parametrize("where", ["the lane", "the connection"])
+async def test_a_fault_amid_a_publishing_is_its_own(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The publisher is answered, everybody else hears the event, and one line says who did not."""
+    app = h2sse.App()
+    async with serving(app) as served, served.client() as first, served.client() as client:
+        tabs = [await first.listen(EVENTS)]
+        await client.listen(EVENTS)
+        connection, wire = newest(served)
+        async with served.client() as last:
+            tabs.append(await last.listen(EVENTS))
+            offer, offered = Lane.offer, Connection.offered
+
+            def offer_fails(self: Lane, payload: bytes) -> None:
+                if self.flow is wire._flow and where == "the lane":
+                    raise Fault
+                offer(self, payload)
+
+            def offered_fails(self: Connection) -> None:
+                if self is connection and where == "the connection":
+                    raise Fault
+                offered(self)
+
+            monkeypatch.setattr(Lane, "offer", offer_fails)
+            monkeypatch.setattr(Connection, "offered", offered_fails)
+            for number in (1, 2):
+                app.publish("a", h2sse.Event(data="x"))
+                await first.heard(number, tabs[0])
+                await last.heard(number, tabs[1])
+            await client.read_to_end()
+            assert len(app.tabs("a")) == 2
+    (record,) = errors(caplog)
+    assert record.getMessage() == f"connection {connection.number} of 127.0.0.1 failed"
+    assert record.exc_info is not None
 
 
 async def follow(client: RawClient) -> None:

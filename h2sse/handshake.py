@@ -1,0 +1,101 @@
+"""TLS on a raw, non-blocking socket: how a connection begins, and how it is ended to be read.
+
+    admitted -> (wrap the socket) -> shake_hands -> ... -> part
+
+`admitted` looks at the ClientHello without taking it, because two things can be said only before
+OpenSSL has the socket: that this is no plain HTTP, in the clear, and that there is no protocol in
+common (RFC 7301 3.2).  And whatever is said last is lost if input is left unread then: the kernel
+would reset the connection.  So both ends of a connection's life read on for a while.
+
+Nothing here has a deadline for the handshake: `Connection.expire` closes the socket, and each wait
+raises `trio.ClosedResourceError`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+import trio
+
+from . import hello
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+__all__ = ["admitted", "part", "shake_hands"]
+
+_DISCARDED_BYTES = 16 * 1024
+
+
+async def admitted(sock: socket.socket, protocols: Collection[str], linger_seconds: float) -> bool:
+    """Whether TLS can begin, for one of `protocols`.  If not, the peer has been told why."""
+    offer = await _offer(sock)
+    match offer:
+        case hello.PlainHttp():
+            await _refuse(sock, hello.PLAIN_HTTP_ANSWER, linger_seconds)
+            return False
+        case hello.Hello() if not offer.accepts(protocols):
+            # RFC 7301 3.2.  CPython's ssl would go on without a protocol instead.
+            await _refuse(sock, hello.NO_APPLICATION_PROTOCOL_ALERT, linger_seconds)
+            return False
+        case _:
+            return True
+
+
+async def _offer(sock: socket.socket) -> hello.Offer:
+    """Look at the ClientHello without taking it."""
+    seen = 0
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            data = sock.recv(hello.HELLO_BYTES, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        offer = hello.offered_protocols(data)
+        if not isinstance(offer, hello.NeedMore) or len(data) in (0, seen):
+            if seen:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
+            return offer
+        # The rest is on its way: do not wake for what has been seen.
+        seen = len(data)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, seen + 1)
+
+
+async def _refuse(sock: socket.socket, answer: bytes, linger_seconds: float) -> None:
+    """Answer in the clear, without TLS, and see that it arrives."""
+    with contextlib.suppress(BlockingIOError):  # an empty socket takes a few bytes
+        sock.send(answer)
+    sock.shutdown(socket.SHUT_WR)
+    await _discard(sock, linger_seconds)
+
+
+async def shake_hands(secure: ssl.SSLSocket) -> None:
+    """Do the handshake.  Raises OSError (`ssl.SSLError` too) if it fails."""
+    while True:
+        try:
+            secure.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            await trio.lowlevel.wait_readable(secure)
+        except ssl.SSLWantWriteError:
+            await trio.lowlevel.wait_writable(secure)
+
+
+async def part(secure: ssl.SSLSocket, linger_seconds: float) -> None:
+    """Say that this was all, and give the peer the time to read it."""
+    with contextlib.suppress(ssl.SSLError):
+        secure.unwrap()  # sends close_notify; the peer's is not waited for
+    secure.shutdown(socket.SHUT_WR)
+    await _discard(secure, linger_seconds)
+
+
+async def _discard(sock: socket.socket, linger_seconds: float) -> None:
+    with trio.move_on_after(linger_seconds):
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            with contextlib.suppress(BlockingIOError):
+                if not sock.recv(_DISCARDED_BYTES):
+                    return

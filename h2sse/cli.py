@@ -233,7 +233,8 @@ examples:
 examples:
   h2sse listen 'https://localhost:8443/events?topic=news'
   h2sse listen --json --count 10 'https://localhost:8443/events?topic=news' | jq .data
-  h2sse listen --header 'Authorization: Bearer ...' https://push.example/events""",
+  h2sse listen --header 'Authorization: Bearer ...' https://push.example/events
+  h2sse listen --trace https://push.example/events       and see each frame""",
         )
     )
     _add_probe(
@@ -316,6 +317,16 @@ def _add_common(parser: _Parser) -> None:
     _add_setting(
         clients, "limits.max_concurrent_streams", "N", "tabs and requests at a time a connection"
     )
+    _add_trace(parser)
+    parser.add_argument_group("settings").add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE.toml",
+        help=f"read settings from this file (default: none; {FILE_VARIABLE})",
+    )
+
+
+def _add_trace(parser: _Parser) -> None:
     trace = parser.add_argument_group(
         "trace", "What passes on every connection, one line a frame.  Credentials are left out."
     ).add_mutually_exclusive_group()
@@ -327,12 +338,6 @@ def _add_common(parser: _Parser) -> None:
             metavar="FILE",
             help=f"append a {what} to this file, without one to stderr (default: off)",
         )
-    parser.add_argument_group("settings").add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE.toml",
-        help=f"read settings from this file (default: none; {FILE_VARIABLE})",
-    )
 
 
 def _add_publish(parser: _Parser) -> None:
@@ -369,7 +374,7 @@ def _add_publish(parser: _Parser) -> None:
 
 
 def _add_listen(parser: _Parser) -> None:
-    parser.add_argument("url", metavar="URL", nargs="+", help="https:// URL of an event stream")
+    parser.add_argument("url", metavar="URL", nargs="*", help="https:// URL of an event stream")
     parser.add_argument("--json", action="store_true", help="one JSON object a line (default: off)")
     parser.add_argument("--count", type=int, metavar="N", help="end after so many events")
     parser.add_argument("--timeout", type=float, metavar="S", help="end after so many seconds")
@@ -379,6 +384,7 @@ def _add_listen(parser: _Parser) -> None:
     )
     request.add_argument("--http1", action="store_true", help="do without HTTP/2 (default: off)")
     _add_request(request)
+    _add_trace(parser)
 
 
 def _add_request(group: argparse._ActionsContainer) -> None:
@@ -503,9 +509,18 @@ def _publish_command(arguments: argparse.Namespace) -> None:
 
 
 def _listen_command(arguments: argparse.Namespace) -> int:
+    for flag in ("trace", "trace_json"):
+        file = getattr(arguments, flag)
+        if file is not None and "://" in file:
+            # `listen --trace URL`: argparse takes what follows for the FILE.
+            arguments.url.insert(0, file)
+            setattr(arguments, flag, "-")
+    if not arguments.url:
+        arguments.parser.error("the following arguments are required: URL")
+    trace = _trace(arguments)
     from .listen import listen
 
-    return listen(arguments)
+    return listen(arguments, trace)
 
 
 def _probe_command(arguments: argparse.Namespace) -> int:

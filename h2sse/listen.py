@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import signal
-import ssl
 import sys
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
@@ -24,12 +24,14 @@ from .client import Client, EventSource, SourceFailed
 from .client.source import read_url
 from .errors import ConfigError
 from .terminal import cause, printable
+from .trace import Taps
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import AsyncIterator, Sequence
 
     from .sse import Message
+    from .trace.output import TraceOutput
 
 __all__ = ["listen"]
 
@@ -37,8 +39,8 @@ _OWN_CA: Final = Path("certs/ca.pem")
 _DIM, _TYPE, _PLAIN = "\x1b[2m", "\x1b[36m", "\x1b[0m"
 
 
-def listen(arguments: argparse.Namespace) -> int:
-    """Print events until there are enough; returns the exit code.
+def listen(arguments: argparse.Namespace, trace: TraceOutput | None = None) -> int:
+    """Print events until there are enough, and what passes to `trace`; returns the exit code.
 
     0 after `--count`, a signal, or when nobody reads any more; 1 if an endpoint fails for good, or
     `--timeout` passes without enough.  Raises ConfigError.
@@ -49,7 +51,11 @@ def listen(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--count must be 1 or more, not {count}")
     if timeout is not None and not 0 < timeout < float("inf"):
         raise ConfigError(f"--timeout must be above 0, not {timeout}")
-    client = Client(ca_file=_ca_file(arguments))
+    taps = None
+    if trace is not None:
+        taps = Taps(time.time)
+        taps.listeners.append(trace.write)
+    client = Client(ca_file=_ca_file(arguments), verify=not arguments.insecure, taps=taps)
     sources = [
         client.events(
             url,
@@ -66,11 +72,14 @@ def listen(arguments: argparse.Namespace) -> int:
     for number, url in enumerate(urls, 1):
         if len(urls) > 1:
             print(f"h2sse: {number} is {url}", file=sys.stderr)  # noqa: T201
-    listening = _Listening(client, sources, output, count, insecure=arguments.insecure)
+    listening = _Listening(client, sources, output, count, trace)
     try:
         return trio.run(listening.run, timeout)
     except BaseExceptionGroup as group:
         raise cause(group) from None
+    finally:
+        if trace is not None:
+            trace.finish()
 
 
 def _ca_file(arguments: argparse.Namespace) -> Path | None:
@@ -102,34 +111,39 @@ class _Listening:
         sources: Sequence[EventSource],
         output: _Output,
         count: int | None,
-        *,
-        insecure: bool,
+        trace: TraceOutput | None,
     ) -> None:
         self._client = client
         self._sources = sources
         self._output = output
         self._count = count
-        self._insecure = insecure
+        self._trace = trace
         self._shown = 0
         self._failed = False
         self._code: int | None = None
         self._scope = trio.CancelScope()
 
     async def run(self, seconds: float | None) -> int:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals, self._scope:
-            if seconds is not None:
-                self._scope.deadline = trio.current_time() + seconds
-            async with self._client, trio.open_nursery() as nursery:
-                if self._insecure:
-                    _trust_anyone(self._client)
-                nursery.start_soon(self._watch, signals)
-                async with trio.open_nursery() as reading:
-                    for number, source in enumerate(self._sources, 1):
-                        reading.start_soon(self._read, number, source)
-                self._stop(1 if self._failed or self._count is not None else 0)
+        if seconds is not None:
+            self._scope.deadline = trio.current_time() + seconds
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            # The scope is within the client's block: a server is told that we go.
+            async with self._client:
+                with self._scope:
+                    await self._listen(signals)
         if self._code is not None:
             return self._code
         return 1 if self._failed or self._count is not None or not self._shown else 0
+
+    async def _listen(self, signals: AsyncIterator[int]) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch, signals)
+            if self._trace is not None:
+                nursery.start_soon(self._trace.run)
+            async with trio.open_nursery() as reading:
+                for number, source in enumerate(self._sources, 1):
+                    reading.start_soon(self._read, number, source)
+            self._stop(1 if self._failed or self._count is not None else 0)
 
     def _stop(self, code: int) -> None:
         if self._code is None:
@@ -154,15 +168,6 @@ class _Listening:
         except BrokenPipeError:
             # Whoever read our stdout has left (`h2sse listen ... | head -1`): that is enough.
             self._stop(0)
-
-
-def _trust_anyone(client: Client) -> None:
-    # A certificate that is not checked is nothing for a library to offer, so Client has no option.
-    pool = client._pool  # noqa: SLF001
-    assert pool is not None
-    for context in (pool._context, pool._http1_context):  # noqa: SLF001
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
 
 
 # -- what it prints

@@ -55,6 +55,8 @@ PATIENCE_SECONDS = 100_000
 
 OK = (("content-type", "text/event-stream"),)
 
+PRIORITY_FLAG = 0x20
+
 Field = tuple[str, str]
 _Stream = trio.SSLStream[trio.SocketStream]
 
@@ -121,7 +123,9 @@ class Peer:
         for each in _split(self._received) if self._preface else ():
             self.frames.append(each)
             if each.kind == HEADERS:
-                fields = list(self._decoder.decode(each.payload, raw=True))
+                # Browsers put a priority of five bytes before the fields (RFC 9113 6.2).
+                block = each.payload[5:] if each.flags & PRIORITY_FLAG else each.payload
+                fields = list(self._decoder.decode(block, raw=True))
                 now = trio.current_time()
                 self.requests.append(Asked(each.stream, fields, each.ends, now))  # type: ignore[arg-type]  # raw
             elif each.kind == SETTINGS and not each.is_ack:

@@ -1,13 +1,13 @@
 """The client over real sockets and real TLS, against h2sse and against servers that misbehave.
 
 Time is `jumping_clock`'s: a reconnection takes a moment, and what came without a jump waited for no
-timer.  tests/test_client_source.py has the algorithm alone.
+timer.  tests/test_client_source.py has the algorithm alone,
+tests/test_client_disconnects.py a thousand disconnects.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -942,6 +942,37 @@ async def test_a_certificate_that_is_not_trusted_is_fatal(
         assert source.ready_state is ReadyState.CLOSED
 
 
+async def test_sources_that_fail_together_fail_by_their_own_names(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async with scripted() as server, Client() as client:
+        readers = [Reader(client.events(server.url(f"/{n}"))) for n in range(2)]
+        for reader in readers:
+            nursery.start_soon(reader.run)
+        failures = [await reader.end() for reader in readers]
+        assert [each and each.url for each in failures] == [server.url("/0"), server.url("/1")]
+
+
+async def test_without_verification_any_certificate_is_taken(
+    jumping_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async with scripted() as server:
+        for source in (
+            EventSource(server.url(), verify=False),
+            EventSource(server.url(), verify=False, http1=True),
+        ):
+            reader = Reader(source)
+            nursery.start_soon(reader.run)
+            if reader.source._http1:
+                peer1 = await server.accept1()
+                await peer1.asked()
+                await peer1.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+            else:
+                peer = await server.accept()
+                await peer.answer(await peer.asked(), 204, (), ends=True)
+            assert await reader.end() is None
+
+
 async def test_bad_ca_files_are_told(jumping_clock: MockClock) -> None:
     for file in ("/nowhere.pem", __file__):
         with pytest.raises(h2sse.ConfigError, match=r"^ca_file: "):
@@ -997,53 +1028,10 @@ async def test_a_source_needs_its_block_and_one_reader(
         await anext(source)
     with pytest.raises(h2sse.LocalError, match="the client's"):
         EventSource("https://localhost/", ca_file="x", client=Client())
+    with pytest.raises(h2sse.LocalError, match="the client's"):
+        EventSource("https://localhost/", verify=False, client=Client())
     async with scripted() as server:
         reader, _, _ = await opened(server, nursery)
         await wait_all_tasks_blocked(0.02)
         with pytest.raises(trio.BusyResourceError):
             await anext(reader.source)
-
-
-# -- all at once
-
-
-async def test_every_event_once_through_many_disconnects(
-    jumping_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    """TCP lost, GOAWAY, RST_STREAM, END_STREAM, at any byte; every event once and in order."""
-    dice = random.Random(5)
-    rounds = 200
-    async with scripted() as server:
-
-        async def serve() -> None:
-            peer = await server.accept()
-            for _ in range(rounds):
-                asked = await peer.asked()
-                at = int(asked["last-event-id"]) if "last-event-id" in asked else 0
-                events = [b"retry: 1\n"]
-                events += [b"id: %d\ndata: %d\n\n" % (n, n) for n in range(at + 1, at + 4)]
-                stream = b"".join(events)
-                await peer.answer(asked, body=stream[: dice.randrange(1, len(stream) + 1)])
-                match dice.randrange(4):
-                    case 0:
-                        await peer.data(asked, b"", ends=True)
-                        continue
-                    case 1:
-                        await peer.send(reset(asked.stream, dice.randrange(14)))
-                        continue
-                    case 2:
-                        await peer.goaway(asked.stream)
-                        await peer.data(asked, b"", ends=True)
-                        await peer.closed()
-                    case _:
-                        await peer.kill()
-                peer = await server.accept()
-            asked = await peer.asked()
-            await peer.answer(asked, 204, (), ends=True)
-
-        reader = Reader(server.source())
-        nursery.start_soon(reader.run)
-        await serve()
-        assert await reader.end() is None
-        assert reader.data == [str(n) for n in range(1, len(reader.data) + 1)]
-        assert len(reader.data) > rounds / 4

@@ -146,6 +146,8 @@ async def test_a_timeout_without_enough(tmp_path: Path) -> None:
     [
         ((), "URL"),
         (("http://localhost/",), "only https://"),
+        (("--trace",), "URL"),
+        (("https://localhost/", "--trace", "."), "cannot write the trace"),
         (("https://localhost/", "--header", "odd"), "NAME:VALUE"),
         (("https://localhost/", "--header", "host: x"), "set by the client"),
         (("https://localhost/", "--count", "0"), "--count"),
@@ -180,6 +182,28 @@ async def test_a_reader_that_leaves_ends_it(tmp_path: Path) -> None:
         assert await process.wait() == 0
         assert process.stderr is not None
         assert b"h2sse:" not in await process.stderr.receive_some(65536)
+
+
+async def test_a_trace_is_on_stderr_or_in_a_file(tmp_path: Path) -> None:
+    app = h2sse.App()
+    file = tmp_path / "frames.jsonl"
+    async with serving(app) as served:
+        first = app.publish("a", h2sse.Event(data="0"))
+        app.publish("a", h2sse.Event(data="1", event="tick"))
+        asked = ("--count", "1", "--last-event-id", first.id or "")
+        done = await listen(*asked, "--trace", url(served), cwd=tmp_path)  # the URL is no FILE
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(b"\n") == 1
+        assert re.search(rb"c1   -> s1     HEADERS .* GET /events\?topic=a at ", done.stderr)
+        assert re.search(rb"c1   <- s1     DATA .* event tick, ", done.stderr)
+        assert re.search(rb"c1   -> s0     GOAWAY .* NO_ERROR", done.stderr), "we say that we go"
+        assert re.search(rb"c1   --        CLOSE ", done.stderr)
+        done = await listen(*asked, "--http1", url(served), "--trace-json", str(file), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert b"CHUNK" not in done.stderr
+    types = [json.loads(each)["type"] for each in file.read_text().splitlines()]
+    assert types[:3] == ["OPEN", "REQUEST", "RESPONSE"]
+    assert types[-1] == "CLOSE"
 
 
 async def test_a_server_that_is_started_anew(tmp_path: Path) -> None:

@@ -557,6 +557,42 @@ async def test_a_real_conversation(nursery: trio.Nursery) -> None:
     assert sent[-1].connection_window == client.window
 
 
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+async def test_both_ends_of_a_conversation_tell_the_same(
+    nursery: trio.Nursery, protocol: Literal["h2", "http/1.1"]
+) -> None:
+    app = h2sse.App()
+    ends: dict[str, list[TraceRecord]] = {"server": [], "client": []}
+    taps = {name: Taps(time.time) for name in ends}
+    for name, found in ends.items():
+        taps[name].listeners.append(found.extend)
+    config = h2sse.Config(host="127.0.0.1", port=0, tls=h2sse.Tls(directory=certificates()))
+    listening: h2sse.Listening = await nursery.start(h2sse.serve, app, config, taps["server"])
+    url = f"https://127.0.0.1:{listening.addresses[0][1]}/events?topic=news"
+    client = h2sse.Client(
+        ca_file=certificates() / "ca.pem",
+        headers={"authorization": "Bearer abc"},
+        taps=taps["client"],
+    )
+    async with client, client.events(url, http1=protocol != "h2") as source:
+        await source.wait_open()
+        app.publish("news", h2sse.Event(data="hello", event="tick"))
+        await anext(source)
+    for found in ends.values():
+        await until(lambda found=found: found[-1].type == "CLOSE")  # type: ignore[misc]  # a lambda's default
+    ours, theirs = ends["client"], ends["server"]
+    assert all(each.readable for each in ours)
+    assert f"with 127.0.0.1:{listening.addresses[0][1]}" in ours[0].meaning
+    assert "abc" not in "".join(each.line() for each in ours)
+    # In each direction the same, in the same order; what is in at one end is out at the other.
+    for here, there in (("in", "out"), ("out", "in")):
+        assert [
+            (each.type, each.stream, each.meaning) for each in ours if each.direction == here
+        ] == [(each.type, each.stream, each.meaning) for each in theirs if each.direction == there]
+    events = [each for each in ours if "event tick" in each.meaning]
+    assert [each.direction for each in events] == ["in"]
+
+
 # -- output
 
 

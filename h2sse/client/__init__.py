@@ -27,6 +27,7 @@ import trio
 
 from h2sse.errors import LocalError
 from h2sse.sse import Message
+from h2sse.trace import Taps
 
 from .connection import Pool
 from .exchange import Exchange, Head, NetworkError
@@ -52,8 +53,10 @@ logger = logging.getLogger(__name__)
 class Client:
     """A pool of connections: its sources to one origin share one HTTP/2 connection.
 
-    `ca_file` holds the only authorities to trust (PEM); without it, the system's are.  `headers`
-    go with every request; those of credentials only to the origin that a source was given.
+    `ca_file` holds the only authorities to trust (PEM); without it, the system's are.  With
+    `verify=False` any certificate is taken: whoever stands in between can read and change all.
+    `headers` go with every request; those of credentials only to the origin that a source was
+    given.  `taps` are told of every byte (h2sse.trace).
 
     Raises ConfigError for a bad header or `ca_file`.
     """
@@ -62,11 +65,15 @@ class Client:
         self,
         *,
         ca_file: str | PathLike[str] | None = None,
+        verify: bool = True,
         headers: Headers = (),
         limits: ClientLimits | None = None,
+        taps: Taps | None = None,
     ) -> None:
         self.limits = limits or ClientLimits()
         self._ca_file = ca_file
+        self._verify = verify
+        self._taps = taps
         self._headers = _pairs(headers)
         read_headers(self._headers)
         self._running: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -97,7 +104,9 @@ class Client:
         running = self._running = trio.open_nursery()
         self._nursery = await running.__aenter__()
         try:
-            self._pool = Pool(self._nursery, self.limits, self._ca_file)
+            self._pool = Pool(
+                self._nursery, self.limits, self._ca_file, verify=self._verify, taps=self._taps
+            )
         except BaseException:
             await running.__aexit__(None, None, None)
             raise
@@ -128,7 +137,7 @@ class EventSource:
     """Messages from `url`, across reconnections, each once and in order if the server gives ids.
 
     `headers` go with every request; `last_event_id` is where to begin; `http1` does without
-    HTTP/2.  Without `client` it has one of its own, with `ca_file` and `limits`.
+    HTTP/2.  Without `client` it has one of its own, with `ca_file`, `verify` and `limits`.
 
     Read it with `async for`, in one task at a time.  Cancelling that task loses no message: reading
     can go on.  The iteration ends after a 204 or `close()`, and raises SourceFailed when the
@@ -150,12 +159,13 @@ class EventSource:
         last_event_id: str = "",
         http1: bool = False,
         ca_file: str | PathLike[str] | None = None,
+        verify: bool = True,
         limits: ClientLimits | None = None,
         client: Client | None = None,
     ) -> None:
-        if client is not None and (ca_file is not None or limits is not None):
-            raise LocalError("ca_file and limits are the client's")
-        self._client = client or Client(ca_file=ca_file, limits=limits)
+        if client is not None and (ca_file is not None or not verify or limits is not None):
+            raise LocalError("ca_file, verify and limits are the client's")
+        self._client = client or Client(ca_file=ca_file, verify=verify, limits=limits)
         self._owns_client = client is None
         self._source = Source(
             url, headers=headers, last_event_id=last_event_id, limits=self._client.limits
@@ -310,7 +320,10 @@ class EventSource:
         self._abandon()
         now = trio.current_time()
         due = self._source.drop(now, unprocessed=error.unprocessed)
-        logger.info("%s: %s; again in %.1f s", self.current_url, error, due - now)
+        if due > now:
+            logger.info("%s: %s; again in %.1f s", self.current_url, error, due - now)
+        else:
+            logger.info("%s: %s; again at once", self.current_url, error)
 
     def _abandon(self) -> None:
         exchange, self._exchange = self._exchange, None

@@ -20,7 +20,8 @@ from typing import TypeAlias, final
 import trio
 
 from h2sse.errors import ConfigError
-from h2sse.wire import Fields
+from h2sse.trace import Tap, Taps
+from h2sse.wire import Fields, ProtocolName
 
 from .exchange import Data, Ended, Exchange, Head, Lost, NetworkError, StreamEvent
 from .http1 import Http1
@@ -106,10 +107,11 @@ class _Http2Exchange:
 class _Connection:
     """An HTTP/2 connection; `run` is its life."""
 
-    def __init__(self, stream: _Stream, limits: ClientLimits, name: str) -> None:
+    def __init__(self, stream: _Stream, limits: ClientLimits, name: str, trace: Tap | None) -> None:
         self._stream = stream
         self._limits = limits
         self._name = name
+        self._trace = trace  # None unless someone listens
         self._wire = Http2(limits, now=trio.current_time())
         self._exchanges: dict[int, _Http2Exchange] = {}
         self._opening = trio.Lock()
@@ -175,6 +177,8 @@ class _Connection:
             self._act(self._wire.lose("the client is closed"))
             with trio.CancelScope(shield=True):
                 await trio.aclose_forcefully(self._stream)
+            if self._trace is not None:
+                self._trace.end()
 
     async def _read(self) -> None:
         wire = self._wire
@@ -184,6 +188,8 @@ class _Connection:
                 reason = "the server closed the connection"
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 data, reason = b"", _why(error)
+            if self._trace is not None:
+                self._trace.received(bytes(data))
             if not data:
                 self._act(wire.lose(reason))
                 return
@@ -201,6 +207,9 @@ class _Connection:
             while True:
                 data = wire.take_output()
                 if data:
+                    if self._trace is not None:
+                        # Before: an answer may be read while `send_all` waits to return.
+                        self._trace.sent(data)
                     with trio.fail_after(self._limits.write_seconds):
                         await self._stream.send_all(data)
                 elif wire.closed:
@@ -238,8 +247,9 @@ class _Connection:
 class _Http1Exchange:
     """A connection of one request, read by its source alone: its window is the socket's."""
 
-    def __init__(self, stream: _Stream, limits: ClientLimits) -> None:
+    def __init__(self, stream: _Stream, limits: ClientLimits, trace: Tap | None) -> None:
         self._stream = stream
+        self._trace = trace
         self._wire = Http1(limits)
         self._due = trio.current_time() + limits.response_seconds
         self._write_seconds = limits.write_seconds
@@ -247,11 +257,12 @@ class _Http1Exchange:
 
     async def send(self, target: Target, fields: Fields) -> None:
         """Send the request.  Raises NetworkError."""
+        data = self._wire.request(target.authority, target.path, fields)
+        if self._trace is not None:
+            self._trace.sent(data)
         try:
             with trio.fail_after(self._write_seconds):
-                await self._stream.send_all(
-                    self._wire.request(target.authority, target.path, fields)
-                )
+                await self._stream.send_all(data)
         except BaseException as error:
             self.cancel()
             if isinstance(error, trio.BrokenResourceError | trio.TooSlowError):
@@ -264,6 +275,8 @@ class _Http1Exchange:
                 data = await self._stream.receive_some(_READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 raise NetworkError(_why(error)) from None
+            if self._trace is not None:
+                self._trace.received(bytes(data))
             self._events += self._wire.receive(bytes(data))
         return self._events.popleft()
 
@@ -292,6 +305,8 @@ class _Http1Exchange:
         transport = self._stream.transport_stream
         trio.lowlevel.notify_closing(transport.socket)
         transport.socket.close()
+        if self._trace is not None:
+            self._trace.end()
 
 
 # -- which goes where
@@ -311,15 +326,26 @@ class _Origin:
 
 @final
 class Pool:
-    """Connections by origin, each a task in `nursery`.  Raises ConfigError for a bad `ca_file`."""
+    """Connections by origin, each a task in `nursery`.  `taps`, if given, are told of every byte.
+
+    Raises ConfigError for a bad `ca_file`.
+    """
 
     def __init__(
-        self, nursery: trio.Nursery, limits: ClientLimits, ca_file: str | PathLike[str] | None
+        self,
+        nursery: trio.Nursery,
+        limits: ClientLimits,
+        ca_file: str | PathLike[str] | None,
+        *,
+        verify: bool,
+        taps: Taps | None,
     ) -> None:
         self._nursery = nursery
         self._limits = limits
-        self._context = _context(ca_file, "h2", "http/1.1")
-        self._http1_context = _context(ca_file, "http/1.1")
+        self._context = _context(ca_file, verify, "h2", "http/1.1")
+        self._http1_context = _context(ca_file, verify, "http/1.1")
+        self._taps = taps
+        self._tapped = 0
         self._origins: dict[tuple[str, int], _Origin] = {}
         self._connections: set[_Connection] = set()
         self._closed = False
@@ -341,7 +367,7 @@ class Pool:
         if found.selected_alpn_protocol() == "h2":  # the server has been changed meanwhile
             origin.http1 = False
             return await self._adopt(origin, found, target).open(target, fields)
-        exchange = _Http1Exchange(found, self._limits)
+        exchange = _Http1Exchange(found, self._limits, self._tap(found, target))
         await exchange.send(target, fields)
         return exchange
 
@@ -357,6 +383,8 @@ class Pool:
                 return connection
             if origin.failure is not None and origin.failures != failures:
                 # The attempt that we waited for: who waits shares it.
+                if isinstance(origin.failure, SourceFailed):
+                    raise SourceFailed(target.url, origin.failure.reason)
                 raise origin.failure.with_traceback(None)
             if not origin.http1:
                 try:
@@ -373,11 +401,19 @@ class Pool:
     def _adopt(self, origin: _Origin, stream: _Stream, target: Target) -> _Connection:
         if self._closed:  # while we shook hands
             raise trio.ClosedResourceError
-        connection = _Connection(stream, self._limits, target.authority)
+        trace = self._tap(stream, target)
+        connection = _Connection(stream, self._limits, target.authority, trace)
         origin.connection = connection
         self._connections.add(connection)
         self._nursery.start_soon(self._run, connection)
         return connection
+
+    def _tap(self, stream: _Stream, target: Target) -> Tap | None:
+        if self._taps is None:
+            return None
+        self._tapped += 1
+        protocol: ProtocolName = "h2" if stream.selected_alpn_protocol() == "h2" else "http/1.1"
+        return self._taps.begin(self._tapped, target.authority, protocol, client=True)
 
     async def _run(self, connection: _Connection) -> None:
         try:
@@ -426,13 +462,16 @@ class Pool:
             await self._empty.wait()
 
 
-def _context(ca_file: str | PathLike[str] | None, *protocols: str) -> ssl.SSLContext:
+def _context(ca_file: str | PathLike[str] | None, verify: bool, *protocols: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:
         raise ConfigError(f"ca_file: {ca_file} holds no certificate in PEM form") from None
     except OSError as error:
         raise ConfigError(f"ca_file: cannot read {ca_file}: {error.strerror}") from None
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(protocols)
     return context
 

@@ -470,11 +470,13 @@ class Http2:
         last = int.from_bytes(frame[9:13], "big") & _MAX_STREAM
         code = int.from_bytes(frame[13:17], "big")
         self.accepting = False
-        # Never processed, so they may be asked for elsewhere at once (RFC 9113 8.7).
+        # Never processed, so they may be asked for elsewhere at once (RFC 9113 8.7); unless one was
+        # answered, which belies that: it is a drop like others.
         for lost in [each for each in self._streams if each > last]:
+            answered = self._streams[lost].answered
             self._machine.reset_stream(lost, ErrorCodes.CANCEL)
             self._forget(lost, now)
-            events.append(Lost(lost, f"the server goes away: {_name(code)}", unprocessed=True))
+            events.append(Lost(lost, f"the server goes away: {_name(code)}", not answered))
         if not self._streams:
             self.close()
 

@@ -4,9 +4,9 @@ A `Tracer` follows one connection beside its Wire and shares nothing with it, so
 where the Wire is wrong.  It is sans-IO (`now` is an argument), keeps a bounded amount whatever a
 peer sends, and never raises for it: what it cannot read it says so of.
 
-`Taps` is what an `App` holds while something listens: each connection gets a `Tap`, which hands
-the records of every read and write on.  Where nothing listens there is none, and a connection pays
-one comparison a read and a write.
+`Taps` is what a server, or a `Client`, is given while something listens: each connection gets a
+`Tap`, which hands the records of every read and write on.  Where nothing listens there is none, and
+a connection pays one comparison a read and a write.
 """
 
 from __future__ import annotations
@@ -105,9 +105,12 @@ class Taps:
         self.clock = clock
         self.listeners: list[Listener] = []
 
-    def begin(self, number: int, peer: str, protocol: ProtocolName) -> Tap:
-        """A connection has chosen its protocol; nothing has passed on it yet."""
-        return Tap(self, number, peer, protocol)
+    def begin(self, number: int, peer: str, protocol: ProtocolName, *, client: bool = False) -> Tap:
+        """A connection has chosen its protocol; nothing has passed on it yet.
+
+        `client` says that ours is the client's end.
+        """
+        return Tap(self, number, peer, protocol, client=client)
 
 
 @final
@@ -116,9 +119,11 @@ class Tap:
 
     __slots__ = ("_taps", "_tracer")
 
-    def __init__(self, taps: Taps, number: int, peer: str, protocol: ProtocolName) -> None:
+    def __init__(
+        self, taps: Taps, number: int, peer: str, protocol: ProtocolName, *, client: bool
+    ) -> None:
         self._taps = taps
-        self._tracer: Tracer | None = Tracer(number, protocol)
+        self._tracer: Tracer | None = Tracer(number, protocol, client=client)
         self._tell(self._tracer.begin(peer, taps.clock()))
 
     def received(self, data: bytes) -> None:

@@ -156,13 +156,28 @@ class Soak:
                 "?" if each.tabs is None else each.tabs,
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
-        if self.attacks:
-            taken = ", ".join(f"{name} {count}" for name, count in self.attacks.items())
-            lines += ["", f"Connections that the attacks took: {taken}."]
+        lines += self._by_attack()
         violations = list(self.violations())
         lines += ["", *(f"- {each}" for each in violations)] if violations else []
         lines += ["", "Not all bounds held." if violations else "All bounds held."]
         return "\n".join(lines)
+
+
+    def _by_attack(self) -> list[str]:
+        """What honest tabs felt of each attack, and the server's memory, as a table."""
+        before = [each for each in self.windows if each.phase == "before"]
+        if not self.attacks or not before:
+            return []
+        calm = max(each.p99_ms for each in before)
+        lines = ["", "| attack | its connections | p99 ms of honest tabs | memory, MiB more |"]
+        lines += ["| --- | --- | --- | --- |", f"| none | 0 | {calm:.1f} | 0.0 |"]
+        for name, connections in sorted(self.attacks.items()):
+            during = [each for each in self.windows if each.attack == name]
+            if during:
+                p99 = max(each.p99_ms for each in during)
+                grown = max(each.peak_bytes for each in during) - before[-1].pss_bytes
+                lines.append(f"| {name} | {connections:,} | {p99:.1f} | {grown / _MIB:.1f} |")
+        return lines
 
 
 @final

@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure, report, or check the harness itself.  See docs/benchmarks.md."""
+"""`python -m benchmarks`: measure, report, check the harness itself, or probe the servers.
+
+See docs/benchmarks.md, and docs/conformance.md for the last.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 import trio
 
-from benchmarks import machine, peers
+from benchmarks import conformance, machine, peers
 from benchmarks.display import Progress
 from benchmarks.report import write
 from benchmarks.results import Store
@@ -48,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "run": _run,
         "report": _report,
         "selftest": _selftest,
+        "conformance": _conformance,
     }[arguments.command]
     return command(arguments)
 
@@ -58,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         description="How many tabs, at what cost, over HTTP/2 and HTTP/1.1, and beside others.",
         epilog="The quick run takes up to 5 minutes; the full one hours with all servers.",
     )
-    parser.add_argument("command", nargs="?", choices=("run", "report", "selftest"), default="run")
+    parser.add_argument(
+        "command", nargs="?", choices=("run", "report", "selftest", "conformance"), default="run"
+    )
     parser.add_argument("--full", action="store_true", help="all scenarios, cases and servers")
     names = ", ".join(scenarios("chromium"))
     parser.add_argument(
@@ -72,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out",
         type=Path,
-        metavar="FOLDER",
-        help="where results are written (benchmarks/results/quick or full); a folder that has"
-        " results of other scenarios keeps them",
+        metavar="PATH",
+        help="where results are written: a folder (benchmarks/results/quick or full), which keeps"
+        " those of other scenarios; of `conformance` the page (docs/conformance.md)",
     )
     parser.add_argument("--list", action="store_true", help="scenarios and servers, then end")
     return parser
@@ -156,6 +162,24 @@ def _report(arguments: argparse.Namespace) -> int:
 
 def _selftest(arguments: argparse.Namespace) -> int:  # noqa: ARG001
     return 0 if trio.run(selftest) else 1
+
+
+def _conformance(arguments: argparse.Namespace) -> int:
+    wanted = arguments.server or conformance.SUBJECTS
+    for name in wanted:
+        if name not in conformance.SUBJECTS:
+            known = ", ".join(conformance.SUBJECTS)
+            print(f"no such server: {name}; there are {known}", file=sys.stderr)
+            return 2
+    columns = trio.run(conformance.every, [conformance.SUBJECTS[name] for name in wanted])
+    text = conformance.page(columns)
+    # Of some servers alone the page would lose the others.
+    if page := arguments.out or (None if arguments.server else ROOT / "docs" / "conformance.md"):
+        page.write_text(text, encoding="utf-8")
+        print(f"written: {page}", file=sys.stderr)
+    else:
+        print(text, end="")
+    return 1 if any(each.failure for each in columns) else 0
 
 
 if __name__ == "__main__":

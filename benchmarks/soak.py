@@ -162,7 +162,6 @@ class Soak:
         lines += ["", "Not all bounds held." if violations else "All bounds held."]
         return "\n".join(lines)
 
-
     def _by_attack(self) -> list[str]:
         """What honest tabs felt of each attack, and the server's memory, as a table."""
         before = [each for each in self.windows if each.phase == "before"]

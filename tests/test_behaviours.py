@@ -11,11 +11,13 @@ import gc
 import itertools
 import json
 import random
+import re
 import ssl
 import tracemalloc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -1715,3 +1717,38 @@ async def test_b90_a_client_is_not_its_connection() -> None:
         await second.heard(1, resumed)
         assert resumed.data == ["2"]
         await second.heard(2, tabs[1])
+
+
+# -- docs/behaviour.md, which is made of these lines
+
+REFERENCE = (Path(__file__).parents[1] / "docs" / "behaviour.md").read_text(encoding="utf-8")
+SECTIONS = re.findall(r"^### .+?: (B\d+.*)\n\n((?:- .*\n(?:  .*\n)*)+)", REFERENCE, re.MULTILINE)
+
+
+def test_the_reference_has_every_clause_once() -> None:
+    headed = [number for title, _ in SECTIONS for number in re.findall(r"B(\d+)", title)]
+    assert sorted(map(int, headed)) == list(range(1, 91))
+    assert REFERENCE.count("\n### ") == len(SECTIONS)
+
+
+def test_each_clause_is_told_from_all_sides() -> None:
+    for title, text in SECTIONS:
+        labels = re.findall(r"^- \*\*(\w+):\*\* \S", text, re.MULTILINE)
+        assert labels == ["Standard", "Browsers", "h2sse", "Trace", "Tests"], title
+
+
+def test_each_clause_links_to_its_tests_and_no_test_is_left_out() -> None:
+    def tests(file: str) -> set[str]:
+        text = (Path(__file__).parent / file).read_text(encoding="utf-8")
+        return set(re.findall(r"^(?:async )?def (test_\w+)\(", text, re.MULTILINE))
+
+    linked: dict[str, set[str]] = {}
+    for title, text in SECTIONS:
+        links = re.findall(r"\[`(test_\w+)`\]\(\.\./tests/([\w/]+\.py)\)", text)
+        assert links, title
+        for name, file in links:
+            linked.setdefault(file, set()).add(name)
+    for file, names in linked.items():
+        assert names <= tests(file)
+    for file in ("test_behaviours.py", "test_client.py", "test_client_source.py"):
+        assert {name for name in tests(file) if re.match(r"test_b\d", name)} <= linked[file]

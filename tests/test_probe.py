@@ -15,7 +15,8 @@ from trio.testing import MockClock
 import h2sse
 from h2sse.errors import ConfigError
 from h2sse.probe import CHECKS, Options, frames_at_most, probe, selected
-from h2sse.probe.checks.resume import compare
+from h2sse.probe.checks.resume import _judge, compare
+from h2sse.probe.connection import Stream
 from h2sse.probe.lab import Lab, _publication
 from h2sse.probe.reading import Reading
 from h2sse.probe.report import Report, line
@@ -88,6 +89,26 @@ def test_what_is_missing_doubled_or_out_of_order(got: str, fault: str | None) ->
     assert compare([(c, "") for c in "bcd"], [(c, "") for c in got]) == fault
 
 
+@pytest.mark.parametrize(
+    ("body", "fault", "later"),
+    [
+        ("id:b\n\nid:c\ndata\n\nid:d\ndata\n\n", None, True),
+        ("id:d\n\n", None, True),
+        ("id:a\n\nid:b\ndata\n\nid:c\ndata\n\n", None, False),
+        ("id:b\n\nid:d\ndata\n\n", "2 of 3 events were not replayed", False),
+        ("id:x\n\nid:c\ndata\n\nid:d\ndata\n\n", None, True),
+        ("id:x\n\nid:b\ndata\n\nid:c\ndata\n\n", None, False),
+        ("id:x\n\nid:b\ndata\n\nid:d\ndata\n\n", "1 of 3 events were not replayed", False),
+        ("id:a\n\nid:c\ndata\n\n", "1 of 3 events were not replayed", False),
+        ("id:c\ndata\n\nid:c\n\n", "1 of 3 events were not replayed", False),
+    ],
+)
+def test_a_stream_may_say_that_it_begins_later(body: str, fault: str | None, later: bool) -> None:
+    stream = Stream(1, 0, 0)
+    stream.body.feed(body.encode(), 0)
+    assert _judge("a", [(each, "") for each in "bcd"], stream) == (fault, later)
+
+
 def test_publications_are_json_forms_or_the_data_alone() -> None:
     data = 'a"\nb&'
     kind, body = _publication('{"data": "{n}"}', data)
@@ -128,6 +149,13 @@ def test_the_rough_checks_are_asked_for_twice_away_from_home() -> None:
     assert len(selected(asked)) == len(CHECKS)
     with pytest.raises(ConfigError, match="--intrusive"):
         selected(options(only=("burst",)))
+
+
+def test_the_rough_checks_are_the_last() -> None:
+    """What one does to a server is no other check's concern."""
+    rough = [each.intrusive for each in selected(options(intrusive=True))]
+    assert True in rough
+    assert rough == sorted(rough)
 
 
 def test_checks_are_chosen_by_name_and_by_group() -> None:

@@ -984,3 +984,27 @@ async def test_h2sse_passes(jumping_clock: MockClock) -> None:
     assert set(odd) == {"ends"}, odd
     assert odd["ends"].verdict is CANNOT_TELL
     assert len(report.results) == len(CHECKS)
+
+
+async def test_a_stream_that_says_it_replays_nothing_passes() -> None:
+    """As `h2sse demo` has it: what was missed is of no use, and the client is told where it is."""
+    app = h2sse.App()
+
+    @app.stream("/now")
+    def now(_: h2sse.Request) -> h2sse.Subscribe:
+        return h2sse.Subscribe("p", replay=False)
+
+    async with serving(app) as served:
+        base = f"https://127.0.0.1:{served.address[1]}"
+        report = await probe(
+            Options(
+                url=f"{base}/now",
+                ca_file=served.ca,
+                publish_url=f"{base}/publish",
+                publish_body='{"topic": "p", "data": "{n}"}',
+                only=("resume",),
+            )
+        )
+    assert {each.verdict for each in report.results} == {PASS}, report.results
+    seen = {each.check.name: each.finding.seen for each in report.results}
+    assert "that is said" in seen["resume-race"]

@@ -130,12 +130,5 @@ def test_the_toml_example_loads(tmp_path: Path) -> None:
     assert config.tls.cert == tmp_path / "fullchain.pem"
 
 
-def test_every_clause_is_documented_with_its_tests() -> None:
-    clauses = re.compile(r"^(?:async )?def (test_b\d+_\w+)", re.MULTILINE)
-    tests = clauses.findall((ROOT / "tests" / "test_behaviours.py").read_text())
-    documented = re.findall(r"`(test_b\d+_\w+)`", (ROOT / "docs" / "behaviour.md").read_text())
-    assert documented == sorted(tests, key=lambda name: int(name.split("_")[1][1:]))
-
-
 def test_the_changelog_has_an_unreleased_section() -> None:
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()

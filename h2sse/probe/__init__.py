@@ -32,7 +32,7 @@ _WAITS = 8
 
 
 def selected(options: Options) -> list[Check]:
-    """The checks to be made.  Raises ConfigError for a name that is none."""
+    """The checks to be made, the rough ones last.  Raises ConfigError for a name that is none."""
     names = {check.name for check in CHECKS} | {check.group for check in CHECKS}
     for name in (*options.only, *options.skip):
         if name not in names:
@@ -48,7 +48,8 @@ def selected(options: Options) -> list[Check]:
                 raise ConfigError(f"{check.name} is a rough check: it needs --intrusive")
             continue
         chosen.append(check)
-    return chosen
+    # A server that a rough check ends has been seen in full before.
+    return sorted(chosen, key=lambda check: check.intrusive)
 
 
 def frames_at_most(checks: list[Check]) -> int:

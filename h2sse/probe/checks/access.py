@@ -7,7 +7,7 @@ from typing import Final
 
 from h2sse.probe.connection import Stream
 from h2sse.probe.lab import Lab
-from h2sse.probe.verdict import Fault, Finding, Unclear, charged, check, passed, warned
+from h2sse.probe.verdict import Fault, Finding, Lost, Silent, Unclear, check, passed, warned
 
 __all__ = ["CHECKS"]
 
@@ -20,20 +20,23 @@ access = partial(check, group="access")
 
 
 async def _ask(lab: Lab, *fields: tuple[str, str], method: str = "GET") -> Stream:
-    """A request with the user's fields and these, answered; silence is the fault."""
+    """A request with the user's fields and these, answered; silence is its fault."""
     async with lab.connect() as peer:
-        with charged():
+        try:
             stream = await peer.open(lab.target.path, *lab.fields(*fields)[1:], method=method)
             await peer.until(lambda: stream.answered, "response")
+        except (Silent, Lost) as error:
+            raise await _blamed(lab, str(error)) from None
         if method == "HEAD":
             await peer.watch(min(lab.patience, 0.5))
         return stream
 
 
 async def _blamed(lab: Lab, seen: str) -> Exception:
-    """A fault of this request, unless every request has it."""
-    plain = await _ask(lab, ("accept", "text/event-stream"))
-    return Fault(seen) if plain.is_event_stream else Unclear(f"it is no event stream: {plain}")
+    """A fault of this request.  Raises Unclear, Silent or Lost if every request has it."""
+    async with lab.connect() as peer:
+        await lab.listen(peer)
+    return Fault(seen)
 
 
 @access(
@@ -54,7 +57,7 @@ async def no_accept(lab: Lab) -> Finding:
     "not-acceptable",
     clause="RFC 9110 15.5.7",
     does="Asks for image/png.",
-    notice="A mistaken request, say of an <img>, is told that the server is broken.",
+    notice="A mistaken request, an image's say, is told that the server is broken.",
     mend="Answer 406, or send the event stream all the same; both are allowed.",
 )
 async def not_acceptable(lab: Lab) -> Finding:
@@ -181,8 +184,10 @@ async def cors_vary(lab: Lab) -> Finding:
     stream = await _ask(lab, ("accept", "text/event-stream"), ("origin", origin))
     allowed = ", ".join(stream.values("access-control-allow-origin"))
     vary = ", ".join(stream.values("vary")).lower()
-    if allowed in ("", "*"):
-        raise Unclear(f"access-control-allow-origin is {allowed or 'missing'}: it is all the same")
+    if allowed == "*":
+        return passed("access-control-allow-origin is *, for all alike")
+    if not allowed:
+        raise Unclear("pages of other origins may not read it; name one that may, with --origin")
     if "origin" not in vary and vary != "*":
         raise Fault(f"{allowed} is allowed, and vary is {vary or 'missing'}")
     return passed(f"vary: {vary}")
@@ -202,7 +207,7 @@ async def preflight(lab: Lab) -> Finding:
     wanted = ("access-control-request-headers", "last-event-id")
     get = await _ask(lab, ("accept", "text/event-stream"), ("origin", origin))
     if not get.values("access-control-allow-origin"):
-        raise Unclear("pages of other origins may not read it")
+        raise Unclear("pages of other origins may not read it; name one that may, with --origin")
     stream = await _ask(lab, ("origin", origin), asked, wanted, method="OPTIONS")
     headers = ", ".join(stream.values("access-control-allow-headers")).lower()
     if not 200 <= stream.status < 300 or not stream.values("access-control-allow-origin"):

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 import trio
 
 from h2sse.frames import ACK, SETTINGS
-from h2sse.probe.connection import MAX_CONCURRENT_STREAMS, Stream
+from h2sse.probe.connection import MAX_CONCURRENT_STREAMS, Connection, Stream
 from h2sse.probe.lab import Lab, Unreachable
-from h2sse.probe.verdict import Fault, Finding, Unclear, charged, check, passed, warned
+from h2sse.probe.verdict import (
+    Fault,
+    Finding,
+    Lost,
+    Silent,
+    Unclear,
+    charged,
+    check,
+    passed,
+    warned,
+)
 
 __all__ = ["CHECKS"]
 
@@ -18,6 +29,9 @@ __all__ = ["CHECKS"]
 _STREAMS: Final = 100
 # Of a server that is up: far above a round trip, far below what a user would call "at once".
 _PROMPT_SECONDS: Final = 1.0
+# Events that fill nginx's buffers, 8 of 4 or 8 KiB as they come.
+_FILLINGS: Final = 3
+_LARGE: Final = 40_000
 _CONNECTION_SPECIFIC: Final = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 )
@@ -141,9 +155,11 @@ async def _asked(lab: Lab) -> Stream:
 )
 async def status(lab: Lab) -> Finding:
     async with lab.connect() as peer:
-        with charged():
+        try:
             stream = await peer.open(lab.target.path, *lab.fields())
             await peer.until(lambda: stream.answered, "response")
+        except Lost as error:
+            raise Fault(str(error)) from None
     names = [name for name, _ in stream.fields]
     if names.count(b":status") > 1 or (names and names[0] != b":status"):
         raise Fault(":status is not the first field, or not the only pseudo-header field")
@@ -249,12 +265,28 @@ async def head_at_once(lab: Lab) -> Finding:
         await peer.until(lambda: peer.first is not None, "SETTINGS")
         stream = await peer.open(lab.target.path, *lab.fields())
         with charged():
-            await peer.until(lambda: stream.answered, "header section")
+            try:
+                await peer.until(lambda: stream.answered, "header section")
+            except Silent as error:
+                raise Fault(f"{error}{await _buffered(lab, peer, stream)}") from None
     assert stream.answered_at is not None, stream
     took = stream.answered_at - stream.opened_at
     if took > _PROMPT_SECONDS:
         raise Fault(f"the header section took {took:.1f} s")
     return passed(f"after {took * 1000:.0f} ms")
+
+
+async def _buffered(lab: Lab, peer: Connection, stream: Stream) -> str:
+    """Whether large events push it out, which a buffer on the way holds back."""
+    if not lab.publishes:
+        return ""
+    with suppress(Unclear, Silent):
+        for _ in range(_FILLINGS):
+            await lab.publish("x" * _LARGE)
+        await peer.until(lambda: stream.answered, "header section")
+        size = _FILLINGS * _LARGE
+        return f"; it came after {size:,} characters were published: a buffer has to fill first"
+    return ""
 
 
 @response(

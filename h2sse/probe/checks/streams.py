@@ -45,7 +45,13 @@ _WINDOW: Final = 65_535
 # How long a server is watched that must not send.
 _STILL_SECONDS: Final = 1.0
 _CHAIN: Final = 150
-_BURST: Final = 1_000
+# What a list that is scanned makes of a stream; one that is not stays where it was (0.8 ms).
+_SLOWER: Final = 3
+_SLOWER_SECONDS: Final = 0.005
+# More than the 1,000 that nghttp2, and what is built on it, takes before it ends the connection.
+_BURST: Final = 1_500
+# So many resets on one connection are more than any browser's.
+_RESETS: Final = 1_000
 _PROTOCOL_ERROR: Final = 1
 
 # How browsers begin: SETTINGS and WINDOW_UPDATE as Chromium 156 and Firefox 153 send them.
@@ -88,6 +94,8 @@ async def _open_many(lab: Lab, peer: Connection, count: int) -> list[Stream]:
     mend="Take what the RFCs allow; ignore priorities that you do not use.",
 )
 async def browser_requests(lab: Lab) -> Finding:
+    async with lab.connect() as peer:
+        await lab.listen(peer)  # so that what is found is not every request's
     cookies = (("cookie", "a=1"), ("cookie", "b=2"))
     for name, hello, first, more in (
         ("Chromium", _CHROMIUM, 1, (("priority", "u=1, i"), *cookies)),
@@ -106,8 +114,7 @@ async def browser_requests(lab: Lab) -> Finding:
                 await peer.until(lambda stream=stream: stream.answered, "response")  # type: ignore[misc]  # bound by default
                 await peer.alive()
             if not stream.is_event_stream:
-                plain = await lab.listen(peer)
-                raise Fault(f"as {name} asks: {stream}; as the probe asks: {plain}")
+                raise Fault(f"as {name} asks: {stream}")
     return passed("both are answered")
 
 
@@ -445,13 +452,13 @@ async def churn(lab: Lab) -> Finding:
             if peer.goaway is not None and peer.goaway[1] == 0:
                 # Its own decision, and a browser follows it: another connection.
                 return passed(f"{len(took)} streams, then GOAWAY with NO_ERROR")
-            if peer.goaway is not None and len(took) >= _BURST:
+            if peer.goaway is not None and len(took) >= _RESETS:
                 # A bound on resets that counts streams which were answered, too.
                 return warned(f"after {len(took)} streams: {error}")
             raise Fault(f"after {len(took)} streams: {error}") from None
     first, last = statistics.median(took[:tenth]), statistics.median(took[-tenth:])
     seen = f"{first * 1000:.1f} ms a stream at first, {last * 1000:.1f} ms after {count}"
-    if last > 5 * first and last - first > 0.01:
+    if last > _SLOWER * first and last - first > _SLOWER_SECONDS:
         raise Fault(seen)
     return passed(seen)
 
@@ -459,7 +466,7 @@ async def churn(lab: Lab) -> Finding:
 @http2(
     "burst",
     clause="RFC 9113 10.5",
-    does=f"Opens and resets {_BURST} streams in one write, and connects anew.",
+    does=f"Opens and resets {_BURST:,} streams in one write, and connects anew.",
     notice="Who means harm keeps the server busy with little: others wait.",
     mend="Count resets a connection, and end it past some hundreds in a moment.",
     intrusive=True,
@@ -481,13 +488,13 @@ async def burst(lab: Lab) -> Finding:
         except (Lost, Silent) as error:
             ended = str(error)
     async with lab.connect() as peer:
-        with charged(f"on a new connection, after {_BURST} streams were opened and reset"):
+        with charged(f"on a new connection, after {_BURST:,} streams were opened and reset"):
             stream = await peer.open(lab.target.path, *lab.fields())
             await peer.until(lambda: stream.answered, "response")
         if not stream.is_event_stream:
             raise Fault(f"on a new connection: {stream}")
     if ended is None:
-        return warned(f"{_BURST} of them are taken without a bound")
+        return warned(f"all {_BURST:,} are taken")
     return passed(f"bounded: {ended}; others are served")
 
 

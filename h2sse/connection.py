@@ -244,6 +244,10 @@ class Connection:
                 while True:
                     self._act(wire.receive(data[at : at + PIECE_BYTES], came))
                     at += PIECE_BYTES
+                    if wire.protocol != "h2":
+                        # Here an early request is answered when the one before it is written:
+                        # those of many pieces, all at once, would take a second.
+                        self.flush()
                     if at >= len(data) or server.now() - began > TURN_SECONDS:
                         break
                 self._taken(began)

@@ -11,6 +11,8 @@ import ctypes
 import logging
 import socket
 import ssl
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -626,6 +628,42 @@ async def gone(served: Served) -> None:
     with trio.fail_after(10 * HELD_SECONDS):
         while served.server.connections:  # noqa: ASYNC110
             await trio.sleep(1)
+
+
+async def test_early_requests_over_http1_are_answered_in_turns_too() -> None:
+    """Others have theirs after each piece of input whose answers took long, not after all of it."""
+    request = b"GET /long HTTP/1.1\r\nHost: a\r\n\r\n"
+    others = 0
+    answered: Counter[int] = Counter()
+    app = h2sse.App()
+
+    @app.get("/long")
+    def long(_: h2sse.Request) -> h2sse.Response:
+        ends = time.perf_counter() + 0.001
+        while time.perf_counter() < ends:
+            pass
+        answered[others] += 1
+        return h2sse.Response()
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            await trio.lowlevel.checkpoint()
+            others += 1
+
+    async with (
+        serving(app) as served,
+        await served.secure("http/1.1") as stream,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(other)
+        await stream.send_all(request * 500)
+        with trio.fail_after(PATIENCE_SECONDS):
+            while answered.total() < 500:
+                await stream.receive_some()
+        nursery.cancel_scope.cancel()
+    # One or two pieces of input, as trio has it, and not the 16 KB that are read at once.
+    assert max(answered.values()) <= 4 * h2sse.connection.PIECE_BYTES // len(request)
 
 
 # -- HTTP/1.1

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="How many tabs, at what cost, over HTTP/2 and HTTP/1.1, and beside others.",
-        epilog="The quick run takes up to 5 minutes; the full one hours with all servers.",
+        epilog="The quick run takes up to 5 minutes; the full one 80 with all servers.",
     )
     parser.add_argument(
         "command", nargs="?", choices=("run", "report", "selftest", "conformance"), default="run"

@@ -28,6 +28,7 @@ __all__ = [
     "independent",
     "known_settings",
     "reset_frame",
+    "whole_section",
 ]
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -87,6 +88,16 @@ def _dependency_at(frame: bytes) -> int | None:
     if frame[3] == PRIORITY:
         return HEAD_BYTES if len(frame) == HEAD_BYTES + 5 else None
     return HEAD_BYTES + bool(frame[4] & _PADDED) if frame[4] & _HAS_PRIORITY else None
+
+
+def whole_section(frame: bytes) -> bytes | None:
+    """The header block of HEADERS, where it is all there and not padded."""
+    flags = frame[4]
+    if not flags & END_HEADERS or flags & _PADDED:
+        return None
+    if flags & _HAS_PRIORITY:
+        return frame[HEAD_BYTES + 5 :] if len(frame) >= HEAD_BYTES + 5 else None
+    return frame[HEAD_BYTES:]
 
 
 def known_settings(frame: bytes) -> tuple[bytes, bool]:

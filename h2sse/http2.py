@@ -9,8 +9,9 @@ priorities of a stream on itself (RFC 7540 5.3.1).  How many frames of a kind ma
 
 h2 never sees header fields.  Its decoder is ours (machine.py): it keeps the fields for `fields.py`
 to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  What
-becomes a request, and what is refused, is decided in `http2_requests.py`.  DATA of open streams is
-framed in `flow.py`; everything else that is sent, h2 sends.
+becomes a request, and what is refused, is decided in `http2_requests.py`.  Two kinds of frames pass
+by h2's framing, not by its machines: DATA of open streams (`flow.py`), and the HEADERS that open a
+stream or answer it (`machine.py`).  Everything else that is sent, h2 sends.
 """
 
 from __future__ import annotations
@@ -301,7 +302,15 @@ class Http2:
         if frames.dependency(frame) == stream:
             frame = frames.independent(frame)
             self._fault = ErrorCodes.PROTOCOL_ERROR
-        if stream in self._machine.streams and not flags & frames.END_STREAM:
+        machine = self._machine
+        if stream > machine.highest_inbound_stream_id and stream % 2:
+            block = frames.whole_section(frame)
+            if block is not None:
+                ended = bool(flags & frames.END_STREAM)
+                machine.begin(stream, block, ended=ended)
+                self._opened(stream, ended, now)
+                return
+        if stream in machine.streams and not flags & frames.END_STREAM:
             # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
             frame = frame[:4] + bytes((flags | frames.END_STREAM,)) + frame[5:]
             self._fault = ErrorCodes.PROTOCOL_ERROR
@@ -461,10 +470,10 @@ class Http2:
         fields, body = to_send(response, head=head)
         section = ((b":status", b"%d" % response.status), *fields)
         if not body:
-            machine.send_headers(stream, section, end_stream=True)
+            machine.answer(stream, section, ended=True)
             self._forget(stream)
             return
-        machine.send_headers(stream, section)
+        machine.answer(stream, section, ended=False)
         outflow = self._flow.begin(stream)
         self._unanswered.add(stream)
         outflow.push(body)
@@ -474,7 +483,7 @@ class Http2:
         machine = self._machine
         if stream not in machine.streams or stream in self._flow.outflows or self._closed:
             return
-        machine.send_headers(stream, ((b":status", b"200"), *end_to_end(fields)))
+        machine.answer(stream, ((b":status", b"200"), *end_to_end(fields)), ended=False)
         outflow = self._flow.begin(stream)
         self._unanswered.add(stream)
         outflow.tells = True

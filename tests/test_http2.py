@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from functools import partial
 
 import h2
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 from h2.stream import H2Stream
 from hpack import Decoder, Encoder, HPACKError
@@ -21,9 +23,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from h2sse.config import Limits
+from h2sse.frames import END_HEADERS, END_STREAM, HEADERS, PREFACE, whole_section
 from h2sse.http2 import Http2
 from h2sse.machine import FieldDecoder, Machine
-from h2sse.wire import Gone, Request, Response, WireEvent
+from h2sse.wire import Fields, Gone, Request, Response, WireEvent
 
 FIELDS = (
     (b":method", b"GET"),
@@ -152,6 +155,64 @@ def test_the_hooks_into_hpack_are_where_they_were() -> None:
     assert list(inspect.signature(Decoder._update_encoding_context).parameters) == ["self", "data"]
     assert list(inspect.signature(Decoder._assert_valid_table_size).parameters) == ["self"]
     assert HeaderTable().get_by_index(2) == (b":method", b"GET")
+
+
+NAMES = st.sampled_from([b"a", b"b", b":path"])
+REQUEST = st.lists(st.tuples(NAMES, st.binary(max_size=6)), max_size=4).map(tuple)
+# Two of the long values are more than a frame.
+ANSWER = st.lists(st.tuples(NAMES, st.sampled_from([b"x", b"y" * 12_000])), max_size=3).map(
+    lambda fields: ((b":status", b"200"), *fields)
+)
+# A request, or bytes that are none, and whether it is whole; an answer, and whether it is.
+EXCHANGE = st.tuples(REQUEST | st.binary(max_size=9), st.booleans(), ANSWER, st.booleans())
+
+
+@given(st.lists(EXCHANGE, max_size=6), st.integers(0, 6), st.booleans())
+def test_streams_open_and_are_answered_as_h2_does_it(
+    exchanges: list[tuple[tuple[tuple[bytes, bytes], ...] | bytes, bool, Fields, bool]],
+    resets: int,
+    prioritised: bool,
+) -> None:
+    """`begin` and `answer` pass by h2's frames, not by its machines."""
+    ours, theirs = Machine(Limits()), Machine(Limits())
+    encoder = Encoder()
+    for machine in (ours, theirs):
+        machine.receive_data(PREFACE + b"\0\0\x06\x04" + bytes(5) + b"\0\x05\0\0\x42\0")
+    for number, (request, whole, response, ended) in enumerate(exchanges):
+        stream = 2 * number + 1
+        block = request if isinstance(request, bytes) else encoder.encode(request)
+        flags = END_HEADERS | (END_STREAM if whole else 0) | (0x20 if prioritised else 0)
+        body = (bytes(5) if prioritised else b"") + block
+        frame = len(body).to_bytes(3, "big") + bytes((HEADERS, flags)) + stream.to_bytes(4, "big")
+        assert whole_section(frame + body) == block
+        faults: list[type[Exception] | None] = []
+        for begin in (
+            partial(ours.begin, stream, block, ended=whole),
+            partial(theirs.receive_data, frame + body),
+        ):
+            try:
+                begin()
+                faults.append(None)
+            except ProtocolError as error:
+                faults.append(type(error))
+        assert faults[0] is faults[1]
+        if faults[0] is None:
+            assert ours.sections.section == theirs.sections.section
+            if number == resets:
+                ours.reset_stream(stream)
+                theirs.reset_stream(stream)
+            else:
+                ours.answer(stream, response, ended=ended)
+                theirs.send_headers(stream, response, end_stream=ended)
+            one, other = ours.streams[stream], theirs.streams[stream]
+            assert vars(one.state_machine) == vars(other.state_machine)
+            assert one.outbound_flow_control_window == other.outbound_flow_control_window
+            assert one.max_outbound_frame_size == other.max_outbound_frame_size
+        assert ours.state_machine.state is theirs.state_machine.state
+        assert ours.highest_inbound_stream_id == theirs.highest_inbound_stream_id
+        assert ours.data_to_send() == theirs.data_to_send()
+        if faults[0] is not None:
+            return
 
 
 FIELD = st.tuples(st.sampled_from([b"a", b"b", b":path", b"cookie"]), st.binary(max_size=6))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import settings
 from trio.testing import MockClock
@@ -12,6 +14,11 @@ _IDLE_SECONDS = 0.01
 # A loaded machine is no failure: the 200 ms an example may take by default are real time.
 settings.register_profile("h2sse", deadline=None, print_blob=True)
 settings.load_profile("h2sse")
+
+# What a shell runs in the background ignores SIGINT, and all that it starts does too; ours are to
+# be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

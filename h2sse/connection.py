@@ -172,7 +172,7 @@ class Connection:
         self._sock = secure = certificates.context.wrap_socket(
             self._sock, server_side=True, do_handshake_on_connect=False
         )
-        await shake_hands(secure)
+        await shake_hands(secure, server.handshakes)
         now, number, peer = server.now(), self.number, self.peer
         wire: Http1 | Http2
         if secure.selected_alpn_protocol() == "h2":

@@ -72,16 +72,20 @@ async def _refuse(sock: socket.socket, answer: bytes, linger_seconds: float) -> 
     await _discard(sock, linger_seconds)
 
 
-async def shake_hands(secure: ssl.SSLSocket) -> None:
-    """Do the handshake.  Raises OSError (`ssl.SSLError` too) if it fails."""
+async def shake_hands(secure: ssl.SSLSocket, turns: trio.Lock) -> None:
+    """Do the handshake, a step a turn.  Raises OSError (`ssl.SSLError` too) if it fails."""
     while True:
-        try:
-            secure.do_handshake()
-            return
-        except ssl.SSLWantReadError:
-            await trio.lowlevel.wait_readable(secure)
-        except ssl.SSLWantWriteError:
-            await trio.lowlevel.wait_writable(secure)
+        async with turns:
+            if secure.fileno() < 0:
+                raise trio.ClosedResourceError
+            try:
+                secure.do_handshake()
+                return
+            except ssl.SSLWantReadError:
+                wait = trio.lowlevel.wait_readable
+            except ssl.SSLWantWriteError:
+                wait = trio.lowlevel.wait_writable
+        await wait(secure)
 
 
 async def part(secure: ssl.SSLSocket, linger_seconds: float) -> None:

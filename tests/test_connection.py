@@ -9,6 +9,7 @@ import contextlib
 import gc
 import logging
 import random
+import select
 import socket
 import ssl
 import struct
@@ -121,6 +122,30 @@ async def test_a_handshake_has_a_deadline(said: bytes, jumping_clock: MockClock)
         assert reasons(served) == {"no TLS handshake within handshake_seconds": 1}
         async with served.client() as client:
             assert (await client.fetch("/healthz")).status == 200
+
+
+def whole_hello(context: ssl.SSLContext) -> bytes:
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), out, server_hostname="localhost").do_handshake()
+    return out.read()
+
+
+async def test_handshakes_are_taken_in_turns() -> None:
+    """Of many hellos at once, few are answered before one who has shaken hands already."""
+    async with serving(h2sse.App()) as served, served.client() as client:
+        with contextlib.ExitStack() as opened:
+            peers = [
+                opened.enter_context(socket.create_connection(served.address)) for _ in range(100)
+            ]
+            await until(lambda: len(served.server.connections) == 101)
+            hello = whole_hello(served.context("h2"))
+            for peer in peers:
+                peer.sendall(hello)
+            await client.send(ping(b"12345678"))
+            await client.read_frame(PING, ack=True)
+            assert len(select.select(peers, [], [], 0)[0]) < 20
+            await until(lambda: len(select.select(peers, [], [], 0)[0]) == 100)
 
 
 BEGINNING = PREFACE + settings_frame({})

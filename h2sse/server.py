@@ -25,6 +25,7 @@ from .config import Config
 from .connection import ROUND_TRIP_SECONDS, Connection
 from .errors import ConfigError
 from .guard import BREACHES, Bucket
+from .handshake import Turns
 from .metering import Histogram
 from .overflow import LOSSY
 from .sse import HEARTBEAT
@@ -216,9 +217,7 @@ class Server:
         self._full_logged = False
         # What connections with heavy input take turns by; first come, first served.
         self.turns = trio.Lock()
-        # Likewise handshakes, of 0.5 ms a step: a thousand that come at once would hold up who has
-        # come already, and every tab, for half a second.
-        self.handshakes = trio.Lock()
+        self.handshakes = Turns()
         self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
         self._untold = 0
         self._past: Counter[str] = Counter()  # counts of connections that are gone

@@ -218,13 +218,22 @@ async def test_theme_refuses_what_is_none_and_says_which_field(
 
 async def test_clock_tells_the_time_every_second_with_id_and_retry(site: Site) -> None:
     async with site.tab("/clock/stream") as tab:
+        assert (await tab.next()).event == "zone"
         messages = [await tab.next() for _ in range(3)]
+    assert {message.event for message in messages} == {"message"}
     assert len({message.last_event_id for message in messages}) == 3
     assert all(message.last_event_id for message in messages)
     assert tab.parser.reconnection_time is not None
     assert 2_000 <= tab.parser.reconnection_time <= 4_000
     first, *_, last = (datetime.fromisoformat(message.data) for message in messages)
     assert last - first == timedelta(seconds=2)
+
+
+async def test_clock_tells_its_zone_first(site: Site) -> None:
+    async with site.tab("/clock/stream") as tab:
+        name, offset = (await tab.next()).data.split("\n")
+    assert name
+    assert re.fullmatch(r"UTC[+-]\d\d:\d\d", offset)
 
 
 async def test_clock_is_for_listed_origins_with_credentials(site: Site) -> None:

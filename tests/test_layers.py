@@ -64,7 +64,8 @@ LAYERS: dict[str, set[str]] = {
         *("listen", "probe", "probe.connection", "probe.http1", "probe.lab", "probe.reading"),
         *("probe.report", "probe.verdict", "probe.checks", "probe.checks.access"),
         *("probe.checks.ends", "probe.checks.events", "probe.checks.http1"),
-        *("probe.checks.opening", "probe.checks.resume", "probe.checks.streams"),
+        *("probe.checks.opening", "probe.checks.resume", "probe.checks.rough"),
+        "probe.checks.streams",
     },
 }
 

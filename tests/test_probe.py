@@ -70,6 +70,27 @@ def test_an_event_begins_with_itself_not_with_a_comment_before_it() -> None:
     assert reading.comments == [1]
 
 
+@pytest.mark.parametrize(
+    ("body", "place", "greeting", "news"),
+    [
+        ("", None, "", ""),
+        ("retry: 1\n\nid: 4\ndata: a\n\n", None, "", "a"),
+        ("id: 4\n\nid: 5\ndata: a\n\n", "4", "", "a"),
+        ("id: 4\n\nid: 4\ndata: a\n\nid: 4\ndata: b\n\nid: 5\ndata: c\n\n", "4", "ab", "c"),
+        ("id: 4\n\ndata: a\n\nid: 4\ndata: b\n\ndata: c\n\n", "4", "ab", "c"),
+        ("id: 4\n\ndata: a\n\nid: 5\ndata: b\n\n", "4", "", "ab"),
+    ],
+)
+def test_a_greeting_is_told_from_what_happens_next(
+    body: str, place: str | None, greeting: str, news: str
+) -> None:
+    reading = Reading()
+    reading.feed(body.encode(), 0)
+    assert reading.place == place
+    assert "".join(each.data for each in reading.greeting) == greeting
+    assert "".join(each.data for each in reading.news) == news
+
+
 # -- resuming
 
 
@@ -107,6 +128,14 @@ def test_a_stream_may_say_that_it_begins_later(body: str, fault: str | None, lat
     stream = Stream(1, 0, 0)
     stream.body.feed(body.encode(), 0)
     assert _judge("a", [(each, "") for each in "bcd"], stream) == (fault, later)
+
+
+@pytest.mark.parametrize(("greeted", "fault"), [(True, False), (False, True)])
+def test_only_a_greeting_is_told_again(greeted: bool, fault: bool) -> None:
+    stream = Stream(1, 0, 0)
+    stream.body.feed(b"id: a\n\nid: a\n" + b"data\n\nid: b\ndata\n\n", 0)
+    found, later = _judge("a", [("b", "")], stream, greeted=greeted)
+    assert (found is not None, later) == (fault, False)
 
 
 def test_publications_are_json_forms_or_the_data_alone() -> None:
@@ -264,7 +293,7 @@ async def test_a_quiet_endpoint_without_publishing(jumping_clock: MockClock) -> 
         report = await probe(options(url=url, ca_file=served.ca, skip=("http2",)))
     assert report.exit_code == 0, [r.finding for r in report.results if r.verdict.value == "fail"]
     unclear = {each.check.name for each in report.results if each.verdict is Verdict.CANNOT_TELL}
-    assert {"resume", "prompt", "multi-line", "ids"} <= unclear
+    assert {"resume", "resume-race", "prompt", "multi-line", "ids"} <= unclear
 
 
 # -- the report
@@ -311,7 +340,7 @@ def test_a_server_cannot_write_to_the_terminal() -> None:
 
 def described(each: Check) -> str:
     """A check, as docs/probe.md has it."""
-    marks = ["rough"] * each.intrusive + ["needs `--publish-url`"] * each.publishes
+    marks = ["rough"] * each.intrusive
     return (
         f"### {each.name}\n\n"
         f"*{'; '.join([each.clause, *marks])}.* {each.does}\n\n"

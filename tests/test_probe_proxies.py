@@ -62,6 +62,4 @@ async def test_a_proxy_that_is_asked_not_to_buffer_passes() -> None:
     names = [each.name for each in CHECKS if not each.intrusive and each.name not in heavy]
     seen = await found("", names)
     odd = {name: each for name, each in seen.items() if each.verdict is not Verdict.PASS}
-    # Nobody of another origin may read it, and no stream was ended.
-    assert set(odd) == {"cors-vary", "preflight", "ends"}, odd
-    assert {each.verdict for each in odd.values()} == {Verdict.CANNOT_TELL}
+    assert odd == {}

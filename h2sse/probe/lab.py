@@ -21,7 +21,7 @@ from h2sse.errors import ConfigError
 from .connection import Connection, Ending, Stream, Tls
 from .http1 import Http1
 from .reading import Block
-from .verdict import Lost, Silent, Unclear
+from .verdict import Fault, Lost, Silent, Unclear, charged
 
 __all__ = ["Lab", "Options", "Unreachable"]
 
@@ -204,6 +204,26 @@ class Lab:
             spend=self.spend,
         )
 
+    @asynccontextmanager
+    async def listening(
+        self, settings: Mapping[int, int] | None = None
+    ) -> AsyncIterator[tuple[Connection, Stream]]:
+        """A connection, and the event stream that is open on it.  Raises Unclear if it is none."""
+        async with self.connect(settings) as peer:
+            if settings is not None:
+                await peer.until(lambda: peer.settings_acks, "acknowledgement of SETTINGS")
+            yield peer, await self.listen(peer)
+
+    @asynccontextmanager
+    async def bystander(self) -> AsyncIterator[tuple[Connection, Stream]]:
+        """The same, for a block after which both must live: what it does harms itself at most."""
+        async with self.listening() as (peer, beside):
+            with charged("the connection, and every stream on it, is lost"):
+                yield peer, beside
+                await peer.alive()
+            if beside.over:
+                raise Fault(f"the stream beside it was ended: {beside}")
+
     # -- requests
 
     def path(self, **parameters: str) -> str:
@@ -230,6 +250,14 @@ class Lab:
         """
         stream = await connection.open(path or self.target.path, *self.fields(*fields))
         await self.answered(connection, stream)
+        return stream
+
+    async def ask(
+        self, connection: Connection, *fields: tuple[str, str | bytes], what: str = "response"
+    ) -> Stream:
+        """Open the endpoint and wait for any answer.  Raises Silent, naming `what`, and Lost."""
+        stream = await connection.open(self.target.path, *self.fields(*fields))
+        await connection.until(lambda: stream.answered, what)
         return stream
 
     async def answered(self, connection: Connection, *streams: Stream) -> None:
@@ -312,6 +340,14 @@ class Lab:
             hint = "" if published else "; name a --publish-url, and it can be told"
             raise Unclear(f"no {count} events within {self.patience:g} s{hint}") from None
         return streams[0].body.events[starts[streams[0]] :]
+
+    async def news(self, connection: Connection, stream: Stream, count: int) -> list[Block]:
+        """Wait for so many more events, a greeting not counted, and return as many, the last."""
+        await self.events(connection, stream, count=count)
+        short = count - len(stream.body.news)
+        if short > 0:
+            await self.events(connection, stream, count=short)
+        return stream.body.news[-count:]
 
 
 def _publication(body: str, data: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ which lines a block has, whether it came whole, what stands between the events.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import final
 
 __all__ = ["Block", "Reading"]
@@ -66,6 +67,38 @@ class Reading:
     @property
     def events(self) -> list[Block]:
         return [block for block in self.blocks if block.is_event]
+
+    @property
+    def place(self) -> str | None:
+        """The id of a block without data before the first event.
+
+        With it a server says that it goes on from there: the client knows where it stands.
+        """
+        for block in self.blocks:
+            if block.is_event:
+                return None
+            if block.id is not None:
+                return block.id
+        return None
+
+    @property
+    def greeting(self) -> list[Block]:
+        """The events that begin the stream, the last of them under the id of its place.
+
+        They tell how things stand there, to whoever comes, and are not what happens next.
+        """
+        place = self.place
+        if place is None:
+            return []
+        first = list(takewhile(lambda event: event.id in (None, place), self.events))
+        while first and first[-1].id is None:
+            first.pop()
+        return first
+
+    @property
+    def news(self) -> list[Block]:
+        """The events after the greeting."""
+        return self.events[len(self.greeting) :]
 
     def feed(self, data: bytes, now: float) -> None:
         """More of the body, at a time in seconds."""

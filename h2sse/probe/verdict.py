@@ -107,7 +107,6 @@ class Check:
     seconds: float
     http2: bool
     intrusive: bool
-    publishes: bool
 
 
 def check(
@@ -122,7 +121,6 @@ def check(
     seconds: float = 0,
     http2: bool = True,
     intrusive: bool = False,
-    publishes: bool = False,
 ) -> Callable[[Callable[[Lab], Awaitable[Finding]]], Check]:
     """Make a check of the function that carries it out."""
 
@@ -139,7 +137,6 @@ def check(
             seconds=seconds,
             http2=http2,
             intrusive=intrusive,
-            publishes=publishes,
         )
 
     return made

@@ -6,7 +6,7 @@ from typing import Final
 
 from h2sse.probe.verdict import Check
 
-from . import access, ends, events, http1, opening, resume, streams
+from . import access, ends, events, http1, opening, resume, rough, streams
 
 __all__ = ["CHECKS"]
 
@@ -16,6 +16,7 @@ CHECKS: Final[tuple[Check, ...]] = (
     *events.CHECKS,
     *resume.CHECKS,
     *streams.CHECKS,
+    *rough.CHECKS,
     *http1.CHECKS,
     *ends.CHECKS,
 )

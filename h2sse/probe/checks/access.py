@@ -7,14 +7,14 @@ from typing import Final
 
 from h2sse.probe.connection import Stream
 from h2sse.probe.lab import Lab
-from h2sse.probe.verdict import Fault, Finding, Lost, Silent, Unclear, check, passed, warned
+from h2sse.probe.verdict import Fault, Finding, Lost, Silent, check, passed, warned
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "METHOD"]
 
 # Nobody's: RFC 2606 reserves the name.
 _STRANGER: Final = "https://h2sse-probe.invalid"
 # No server knows it, so nothing can come of it.
-_METHOD: Final = "PROBE"
+METHOD: Final = "PROBE"
 
 access = partial(check, group="access")
 
@@ -34,9 +34,33 @@ async def _ask(lab: Lab, *fields: tuple[str, str], method: str = "GET") -> Strea
 
 async def _blamed(lab: Lab, seen: str) -> Exception:
     """A fault of this request.  Raises Unclear, Silent or Lost if every request has it."""
-    async with lab.connect() as peer:
-        await lab.listen(peer)
-    return Fault(seen)
+    async with lab.listening():
+        return Fault(seen)
+
+
+def _origins(lab: Lab) -> list[str]:
+    """Whom to ask as: --origin, the endpoint's own, which many lists have, and a stranger."""
+    wanted = lab.options.origin
+    return [*([wanted] if wanted else []), f"https://{lab.target.authority}", _STRANGER]
+
+
+async def _asked_as(lab: Lab, origin: str) -> Stream:
+    """What a page of that origin is answered; "" sends no Origin."""
+    fields = (("origin", origin),) if origin else ()
+    return await _ask(lab, ("accept", "text/event-stream"), *fields)
+
+
+def _allowed(stream: Stream) -> str:
+    return ", ".join(stream.values("access-control-allow-origin"))
+
+
+def _credentials(stream: Stream) -> bool:
+    return "true" in stream.values("access-control-allow-credentials")
+
+
+def _varies(stream: Stream) -> bool:
+    names = ",".join(stream.values("vary")).lower().replace(" ", "").split(",")
+    return bool({"origin", "*"} & set(names))
 
 
 @access(
@@ -110,12 +134,12 @@ async def options(lab: Lab) -> Finding:
 @access(
     "unknown-method",
     clause="RFC 9110 15.5.6, 15.6.2",
-    does=f"Sends a method that nobody knows, {_METHOD}.",
+    does=f"Sends a method that nobody knows, {METHOD}.",
     notice="Who mistakes the method gets a stream, or an error that does not say what is allowed.",
     mend="Answer 405 with Allow (or 501).",
 )
 async def unknown_method(lab: Lab) -> Finding:
-    stream = await _ask(lab, method=_METHOD)
+    stream = await _ask(lab, method=METHOD)
     allow = ", ".join(stream.values("allow"))
     match stream.status:
         case 501:
@@ -140,7 +164,7 @@ async def unknown_method(lab: Lab) -> Finding:
 async def cors(lab: Lab) -> Finding:
     wanted = lab.options.origin
     origin = wanted or _STRANGER
-    stream = await _ask(lab, ("accept", "text/event-stream"), ("origin", origin))
+    stream = await _asked_as(lab, origin)
     allowed = stream.values("access-control-allow-origin")
     if stream.status >= 500 or not stream.status:
         raise await _blamed(lab, f"a request with Origin is answered: {stream}")
@@ -162,9 +186,8 @@ async def cors(lab: Lab) -> Finding:
     mend="Send access-control-allow-credentials for origins on a list only, and never beside `*`.",
 )
 async def cors_credentials(lab: Lab) -> Finding:
-    stream = await _ask(lab, ("accept", "text/event-stream"), ("origin", _STRANGER))
-    allowed = ", ".join(stream.values("access-control-allow-origin"))
-    credentials = "true" in stream.values("access-control-allow-credentials")
+    stream = await _asked_as(lab, _STRANGER)
+    allowed, credentials = _allowed(stream), _credentials(stream)
     if allowed == _STRANGER and credentials:
         raise Fault("any origin is echoed, and may use the user's credentials")
     if allowed == "*" and credentials:
@@ -175,43 +198,62 @@ async def cors_credentials(lab: Lab) -> Finding:
 @access(
     "cors-vary",
     clause="Fetch 3.3.4",
-    does="Looks for Vary where the answer depends on Origin.",
+    does="Asks without Origin, as the endpoint's own origin, as a stranger and as --origin, and"
+    " looks for Vary if the answers differ.",
     notice="A cache gives the answer for one origin to another: it fails now and then.",
     mend="Send `vary: origin` with every answer that depends on it, also to requests without it.",
 )
 async def cors_vary(lab: Lab) -> Finding:
-    origin = lab.options.origin or _STRANGER
-    stream = await _ask(lab, ("accept", "text/event-stream"), ("origin", origin))
-    allowed = ", ".join(stream.values("access-control-allow-origin"))
-    vary = ", ".join(stream.values("vary")).lower()
-    if allowed == "*":
-        return passed("access-control-allow-origin is *, for all alike")
-    if not allowed:
-        raise Unclear("pages of other origins may not read it; name one that may, with --origin")
-    if "origin" not in vary and vary != "*":
-        raise Fault(f"{allowed} is allowed, and vary is {vary or 'missing'}")
-    return passed(f"vary: {vary}")
+    answers = {origin: await _asked_as(lab, origin) for origin in ("", *_origins(lab))}
+    told = {(_allowed(each), _credentials(each)) for each in answers.values()}
+    if len(told) == 1:
+        may = _allowed(answers[""]) or "none"
+        return passed(f"the same answer to every origin asked with: {may} may read it")
+    missing = {origin: each for origin, each in answers.items() if not _varies(each)}
+    if not missing:
+        return passed("vary: origin, on every answer")
+    # What is said to one origin alone needs Vary in any case; other answers, if a cache keeps them.
+    harmful = [
+        origin or "no origin"
+        for origin, each in missing.items()
+        if _allowed(each) not in ("", "*")
+        or "no-store" not in "".join(each.values("cache-control"))
+    ]
+    if harmful:
+        may = ", ".join(sorted({allowed for allowed, _ in told if allowed}))
+        raise Fault(f"allowed by Origin: {may}; vary is missing for {', '.join(harmful)}")
+    return passed("where vary is missing, no cache may keep the answer")
 
 
 @access(
     "preflight",
     clause="Fetch 4.9",
-    does="Sends the preflight of a request with Last-Event-ID.",
+    does="Sends the preflight of a request with Last-Event-ID, as an origin that is allowed, or"
+    " else as one that is not.",
     notice="Clients that ask first, as Fetch wants for long ids, cannot come back from where they"
-    " were.",
-    mend="Answer OPTIONS with access-control-allow-headers: last-event-id.",
+    " were; or they are told yes, and then no.",
+    mend="Answer OPTIONS with access-control-allow-headers: last-event-id, for the origins that"
+    " GET allows and for no others.",
 )
 async def preflight(lab: Lab) -> Finding:
-    origin = lab.options.origin or _STRANGER
-    asked = ("access-control-request-method", "GET")
-    wanted = ("access-control-request-headers", "last-event-id")
-    get = await _ask(lab, ("accept", "text/event-stream"), ("origin", origin))
-    if not get.values("access-control-allow-origin"):
-        raise Unclear("pages of other origins may not read it; name one that may, with --origin")
-    stream = await _ask(lab, ("origin", origin), asked, wanted, method="OPTIONS")
+    for origin in _origins(lab):
+        may = bool(_allowed(await _asked_as(lab, origin)))
+        if may:
+            break
+    fields = (
+        ("origin", origin),
+        ("access-control-request-method", "GET"),
+        ("access-control-request-headers", "last-event-id"),
+    )
+    stream = await _ask(lab, *fields, method="OPTIONS")
     headers = ", ".join(stream.values("access-control-allow-headers")).lower()
-    if not 200 <= stream.status < 300 or not stream.values("access-control-allow-origin"):
+    agreed = 200 <= stream.status < 300 and bool(_allowed(stream))
+    if not stream.status or stream.status >= 500 or agreed < may:
         raise await _blamed(lab, f"the preflight is refused: {stream}")
+    if agreed > may:
+        return warned(f"{origin} may not read it, and its preflight says that it may")
+    if not may:
+        return passed("no origin that is asked as may read it, and the preflight agrees")
     if "last-event-id" not in headers and headers != "*":
         raise Fault(f"access-control-allow-headers is {headers or 'missing'}")
     return passed(f"access-control-allow-headers: {headers}")

@@ -28,18 +28,20 @@ _QUIET_SECONDS: Final = 30
 # Long enough to say that a stream is not quiet.
 _BUSY_SECONDS: Final = 5
 _SPREAD_STREAMS: Final = 8
+# Events that are looked at for one of several lines.
+_AWAITED: Final = 3
 
 events = partial(check, group="events")
 
 
-async def _some(lab: Lab, peer: Connection) -> Stream:
+async def _some(lab: Lab) -> Stream:
     """A stream with an event or two in it, or at least what came with the response."""
-    stream = await lab.listen(peer)
-    try:
-        await lab.events(peer, stream, count=2)
-    except Unclear:
-        if not stream.body.size:
-            raise
+    async with lab.listening() as (peer, stream):
+        try:
+            await lab.events(peer, stream, count=2)
+        except Unclear:
+            if not stream.body.size:
+                raise
     return stream
 
 
@@ -52,8 +54,7 @@ async def _some(lab: Lab, peer: Connection) -> Stream:
     " and no field but data, event, id and retry.",
 )
 async def well_formed(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await _some(lab, peer)
+    stream = await _some(lab)
     try:
         # The last character may be cut.
         stream.raw.decode(errors="strict")
@@ -77,25 +78,41 @@ async def well_formed(lab: Lab) -> Finding:
 @events(
     "multi-line",
     clause="HTML 9.2.5",
-    does="Publishes data of three lines, one of them like a field.",
+    does="Publishes data of three lines, one of them like a field; without --publish-url, looks"
+    " for an event whose data has several.",
     notice="Of text with line breaks only a part arrives, or it forges an event or an id.",
     mend="Write `data:` before every line, after CR, LF and CRLF alike.",
-    publishes=True,
 )
 async def multi_line(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening() as (peer, stream):
+        if not lab.publishes:
+            return await _multi_line_awaited(peer, stream)
         data = await lab.publish("\nid: forged\n é€😀")
         word = data.partition("\n")[0]
         try:
             await peer.until(lambda: any(word in e.data for e in stream.body.events), "event")
         except Silent as error:
             raise Unclear(str(error)) from None
-        event = next(each for each in stream.body.events if word in each.data)
-        # An envelope of JSON has the line breaks escaped: all is on one line then.
-        if data in event.data or ("\\n" in event.data and event.id != "forged"):
-            return passed("it came back as it was")
-        raise Fault(f"it came back as {event.data!r}")
+    event = next(each for each in stream.body.events if word in each.data)
+    # An envelope of JSON has the line breaks escaped: all is on one line then.
+    if data in event.data or ("\\n" in event.data and event.id != "forged"):
+        return passed("it came back as it was")
+    raise Fault(f"it came back as {event.data!r}")
+
+
+async def _multi_line_awaited(peer: Connection, stream: Stream) -> Finding:
+    def most() -> int:
+        return max((len(each.values("data")) for each in stream.body.events), default=0)
+
+    with suppress(Silent):
+        await peer.until(lambda: most() > 1 or len(stream.body.events) >= _AWAITED, "event")
+    for event in stream.body.events:
+        for line in event.lines:
+            if line.partition(b":")[0] not in (*_FIELDS, b""):
+                raise Fault(f"a line of an event is no field: {line[:60]!r}")
+    if most() < 2:
+        raise Unclear("no event of several lines came; name a --publish-url, and it can be told")
+    return passed(f"an event of {most()} lines came whole")
 
 
 @events(
@@ -106,10 +123,9 @@ async def multi_line(lab: Lab) -> Finding:
     mend="Write an event, its blank line included, in one piece, and flush it.",
 )
 async def whole(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening() as (peer, stream):
         await lab.events(peer, stream, count=2)
-        found = stream.body.events
+    found = stream.body.events
     slowest = max(each.ended_at - each.began_at for each in found)
     if slowest > _WHOLE_SECONDS:
         raise Fault(f"{slowest:.1f} s from the first byte of an event to its last")
@@ -126,8 +142,7 @@ async def whole(lab: Lab) -> Finding:
     " `proxy_buffering off`, or `x-accel-buffering: no` in the response).",
 )
 async def prompt(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening() as (peer, stream):
         if lab.publishes:
             return await _prompt_published(lab, peer, stream)
         await peer.watch(min(0.5, lab.patience))  # what is replayed comes together, and may
@@ -187,8 +202,7 @@ async def _prompt_published(lab: Lab, peer: Connection, stream: Stream) -> Findi
     " `cache-control: no-transform` tells middle boxes so.",
 )
 async def compression(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        await lab.listen(peer)
+    async with lab.listening() as (peer, _):
         with charged("compressed, it seems"):
             stream = await lab.listen(peer, ("accept-encoding", "gzip, deflate, br, zstd"))
         coding = ", ".join(stream.values("content-encoding")).lower()
@@ -221,8 +235,7 @@ async def compression(lab: Lab) -> Finding:
     mend="Send a comment, `:` and a blank line, every 15 s on a quiet stream.",
 )
 async def heartbeat(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening() as (peer, stream):
         began = trio.current_time()
         until = began + lab.options.quiet_seconds
         longest = 0.0
@@ -312,10 +325,9 @@ async def retry_spread(lab: Lab) -> Finding:
     mend="Put an id on every event, one with data (Firefox forgets others), below 128 bytes.",
 )
 async def ids(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
-        await lab.events(peer, stream, count=2)
-        found = stream.body.events
+    async with lab.listening() as (peer, stream):
+        await lab.news(peer, stream, 2)
+    found = stream.body.news  # what greets comes again, with an id or without
     without = [each for each in found if each.id is None]
     if len(without) == len(found):
         return warned("no event has an id: nothing that is missed can be asked for")

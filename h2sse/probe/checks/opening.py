@@ -140,9 +140,7 @@ async def stream_limit(lab: Lab) -> Finding:
 async def _asked(lab: Lab) -> Stream:
     """A request that was answered, and anything at all."""
     async with lab.connect() as peer:
-        stream = await peer.open(lab.target.path, *lab.fields())
-        await peer.until(lambda: stream.answered, "response")
-        return stream
+        return await lab.ask(peer)
 
 
 @response(
@@ -154,12 +152,10 @@ async def _asked(lab: Lab) -> Stream:
     " and the whole URL.",
 )
 async def status(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        try:
-            stream = await peer.open(lab.target.path, *lab.fields())
-            await peer.until(lambda: stream.answered, "response")
-        except Lost as error:
-            raise Fault(str(error)) from None
+    try:
+        stream = await _asked(lab)
+    except Lost as error:
+        raise Fault(str(error)) from None
     names = [name for name, _ in stream.fields]
     if names.count(b":status") > 1 or (names and names[0] != b":status"):
         raise Fault(":status is not the first field, or not the only pseudo-header field")
@@ -297,8 +293,7 @@ async def _buffered(lab: Lab, peer: Connection, stream: Stream) -> str:
     mend="Begin the body with a comment or a `retry` line, flushed with the header section.",
 )
 async def byte_at_once(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening() as (peer, stream):
         with charged("after the header section"):
             await peer.until(lambda: stream.body.arrivals, "byte of the body")
     assert stream.answered_at is not None

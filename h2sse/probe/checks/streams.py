@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from functools import partial
 from typing import Final
 
-import trio
-
-from h2sse.frames import FRAME_BYTES, PING, PRIORITY, reset_frame
+from h2sse.frames import FRAME_BYTES, PING
 from h2sse.probe.connection import (
-    CANCEL,
     INITIAL_WINDOW_SIZE,
     MAX_CONCURRENT_STREAMS,
     REFUSED_STREAM,
@@ -33,7 +29,7 @@ from h2sse.probe.verdict import (
     warned,
 )
 
-__all__ = ["CHECKS"]
+__all__ = ["CHECKS", "open_and_cancel"]
 
 _MANY: Final = 100
 # The most streams that the prober opens at once; twice what browsers use.
@@ -44,14 +40,6 @@ _SMALL_WINDOW: Final = 5
 _WINDOW: Final = 65_535
 # How long a server is watched that must not send.
 _STILL_SECONDS: Final = 1.0
-_CHAIN: Final = 150
-# What a list that is scanned makes of a stream; one that is not stays where it was (0.8 ms).
-_SLOWER: Final = 3
-_SLOWER_SECONDS: Final = 0.005
-# More than the 1,000 that nghttp2, and what is built on it, takes before it ends the connection.
-_BURST: Final = 1_500
-# So many resets on one connection are more than any browser's.
-_RESETS: Final = 1_000
 _PROTOCOL_ERROR: Final = 1
 
 # How browsers begin: SETTINGS and WINDOW_UPDATE as Chromium 156 and Firefox 153 send them.
@@ -85,6 +73,15 @@ async def _open_many(lab: Lab, peer: Connection, count: int) -> list[Stream]:
     return streams
 
 
+async def open_and_cancel(lab: Lab, peer: Connection, before: int) -> Stream:
+    """One stream more, after so many that were cancelled.  Raises Fault if it is refused."""
+    stream = await lab.ask(peer)
+    if not stream.is_event_stream:
+        raise Fault(f"after {before} that were cancelled: {stream}")
+    await peer.cancel(stream)
+    return stream
+
+
 @http2(
     "browser-requests",
     clause="RFC 9113 5.1.1, 8.2.2, 8.2.3, RFC 9218 4",
@@ -94,8 +91,8 @@ async def _open_many(lab: Lab, peer: Connection, count: int) -> list[Stream]:
     mend="Take what the RFCs allow; ignore priorities that you do not use.",
 )
 async def browser_requests(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        await lab.listen(peer)  # so that what is found is not every request's
+    async with lab.listening():
+        pass  # so that what is found is not every request's
     cookies = (("cookie", "a=1"), ("cookie", "b=2"))
     for name, hello, first, more in (
         ("Chromium", _CHROMIUM, 1, (("priority", "u=1, i"), *cookies)),
@@ -159,9 +156,8 @@ async def surplus_stream(lab: Lab) -> Finding:
             raise Unclear(f"its limit is {'not stated' if limit is None else limit}")
         streams = await _open_many(lab, peer, limit)
         with charged(f"stream {limit + 1}, where {limit} are allowed, ends all of them"):
-            surplus = await peer.open(lab.target.path, *lab.fields())
             try:
-                await peer.until(lambda: surplus.answered, "answer")
+                surplus = await lab.ask(peer)
             except Silent:
                 await peer.alive()
                 raise Fault("the surplus stream is neither answered nor refused") from None
@@ -188,14 +184,9 @@ async def cancelled_streams(lab: Lab) -> Finding:
     async with lab.connect() as peer:
         limit = await _limit(peer)
         count = min(limit or _MANY, _MOST) + 20
-        await lab.listen(peer)
         with charged(f"while {count} streams were opened and cancelled in turn"):
             for number in range(count):
-                stream = await peer.open(lab.target.path, *lab.fields())
-                await peer.until(lambda stream=stream: stream.answered, "response")  # type: ignore[misc]  # bound by default
-                if not stream.is_event_stream:
-                    raise Fault(f"after {number} that were cancelled: {stream}")
-                await peer.cancel(stream)
+                await open_and_cancel(lab, peer, number)
             await peer.alive()
     return passed(f"{count} in turn, and the connection lives")
 
@@ -208,9 +199,7 @@ async def cancelled_streams(lab: Lab) -> Finding:
     mend="Send no more DATA than the smaller of both windows; go on when it is opened.",
 )
 async def window_kept(lab: Lab) -> Finding:
-    async with lab.connect({INITIAL_WINDOW_SIZE: _SMALL_WINDOW}) as peer:
-        await peer.until(lambda: peer.settings_acks, "acknowledgement of SETTINGS")
-        stream = await lab.listen(peer)
+    async with lab.listening({INITIAL_WINDOW_SIZE: _SMALL_WINDOW}) as (peer, stream):
         stream.held = True
         if lab.publishes:
             await lab.publish()
@@ -289,8 +278,7 @@ async def stalled_neighbour(lab: Lab) -> Finding:
     seconds=10,
 )
 async def negative_window(lab: Lab) -> Finding:
-    async with lab.connect({INITIAL_WINDOW_SIZE: _WINDOW}) as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening({INITIAL_WINDOW_SIZE: _WINDOW}) as (peer, stream):
         stream.held = True
         await lab.events(peer, stream)
         with charged("INITIAL_WINDOW_SIZE lowered to 0"):
@@ -315,8 +303,7 @@ async def negative_window(lab: Lab) -> Finding:
     mend=f"Cut DATA at the client's SETTINGS_MAX_FRAME_SIZE, {FRAME_BYTES} unless it says more.",
 )
 async def frame_size(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
+    async with lab.listening() as (peer, stream):
         if lab.publishes:
             data = await lab.publish("x" * 40_000)
             await peer.until(lambda: any(data in e.data for e in stream.body.events), "event")
@@ -357,18 +344,13 @@ async def ping(lab: Lab) -> Finding:
     mend="Ignore frame types, settings and flags that you do not know.",
 )
 async def unknown_frames(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        stream = await lab.listen(peer)
-        with charged():
-            await peer.send(
-                frame(0x1A, 0xFF, 0, b"h2sse"),
-                frame(0xFA, 0, stream.id, b"h2sse"),
-                settings_frame({0x1A1A: 0xFFFFFFFF}),
-                frame(PING, 0xFE, 0, b"h2sse-pr"),
-            )
-            await peer.alive()
-        if stream.over:
-            raise Fault(f"the stream was ended: {stream}")
+    async with lab.bystander() as (peer, stream):
+        await peer.send(
+            frame(0x1A, 0xFF, 0, b"h2sse"),
+            frame(0xFA, 0, stream.id, b"h2sse"),
+            settings_frame({0x1A1A: 0xFFFFFFFF}),
+            frame(PING, 0xFE, 0, b"h2sse-pr"),
+        )
     return passed("ignored")
 
 
@@ -380,122 +362,11 @@ async def unknown_frames(lab: Lab) -> Finding:
     mend="Answer with RST_STREAM, PROTOCOL_ERROR, or with 400; leave the connection alone.",
 )
 async def malformed_request(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        beside = await lab.listen(peer)
-        with charged("the connection, and every stream on it, is lost"):
-            stream = await peer.open(lab.target.path, *lab.fields(("X-Upper", "1")))
-            await peer.until(lambda: stream.answered, "answer or RST_STREAM")
-            await peer.alive()
-        if beside.over:
-            raise Fault("the stream beside it was ended")
+    async with lab.bystander() as (peer, _):
+        stream = await lab.ask(peer, ("X-Upper", "1"), what="answer or RST_STREAM")
     if stream.is_event_stream:
         return warned("it is answered as if it were well formed")
     return passed(f"{stream}, of that stream alone")
-
-
-@http2(
-    "priority-chain",
-    clause="RFC 9113 5.3.2",
-    does=f"Makes {_CHAIN} streams depend on each other, and opens one more.",
-    notice="A client that still sends priorities can end its connection, or the server.",
-    mend="Ignore PRIORITY, or bound the depth of the tree.",
-    intrusive=True,
-    frames=_CHAIN + 100,
-)
-async def priority_chain(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
-        await lab.listen(peer)
-        first = peer.next_stream
-        chain = [
-            frame(PRIORITY, 0, number, (number - 2).to_bytes(4, "big") + b"\x0f")
-            for number in range(first, first + 2 * _CHAIN, 2)
-        ]
-        with charged(f"a chain of {_CHAIN} streams"):
-            await peer.send(*chain)
-            await peer.alive()
-            peer.next_stream = first + 2 * _CHAIN
-            stream = await peer.open(lab.target.path, *lab.fields())
-            await peer.until(lambda: stream.answered, "response")
-        if not stream.is_event_stream:
-            raise Fault(f"after a chain of {_CHAIN} streams: {stream}")
-    return passed("no harm")
-
-
-@http2(
-    "churn",
-    clause="RFC 9113 5.1, 5.4.2",
-    does="Opens and cancels 10,000 streams in turn, and compares the first with the last.",
-    notice="A connection that lives for days grows slower, or fails.",
-    mend="Forget a stream when it is closed; keep no list that is scanned.",
-    intrusive=True,
-    frames=20_400,
-    seconds=110,
-)
-async def churn(lab: Lab) -> Finding:
-    count = lab.options.churn_streams
-    tenth = max(1, count // 10)
-    took: list[float] = []
-    async with lab.connect() as peer:
-        await lab.listen(peer)
-        try:
-            for _ in range(count):
-                began = trio.current_time()
-                stream = await peer.open(lab.target.path, *lab.fields())
-                await peer.until(lambda stream=stream: stream.answered, "response")  # type: ignore[misc]  # bound by default
-                if not stream.is_event_stream:
-                    raise Fault(f"after {len(took)} that were cancelled: {stream}")
-                took.append(trio.current_time() - began)
-                await peer.cancel(stream)
-                del peer.streams[stream.id]
-            await peer.alive()
-        except (Silent, Lost) as error:
-            if peer.goaway is not None and peer.goaway[1] == 0:
-                # Its own decision, and a browser follows it: another connection.
-                return passed(f"{len(took)} streams, then GOAWAY with NO_ERROR")
-            if peer.goaway is not None and len(took) >= _RESETS:
-                # A bound on resets that counts streams which were answered, too.
-                return warned(f"after {len(took)} streams: {error}")
-            raise Fault(f"after {len(took)} streams: {error}") from None
-    first, last = statistics.median(took[:tenth]), statistics.median(took[-tenth:])
-    seen = f"{first * 1000:.1f} ms a stream at first, {last * 1000:.1f} ms after {count}"
-    if last > _SLOWER * first and last - first > _SLOWER_SECONDS:
-        raise Fault(seen)
-    return passed(seen)
-
-
-@http2(
-    "burst",
-    clause="RFC 9113 10.5",
-    does=f"Opens and resets {_BURST:,} streams in one write, and connects anew.",
-    notice="Who means harm keeps the server busy with little: others wait.",
-    mend="Count resets a connection, and end it past some hundreds in a moment.",
-    intrusive=True,
-    frames=2 * _BURST + 200,
-    seconds=20,
-)
-async def burst(lab: Lab) -> Finding:
-    ended: str | None = None
-    async with lab.connect() as peer:
-        await lab.listen(peer)
-        frames: list[bytes] = []
-        for _ in range(_BURST):
-            stream, opening = peer.request(lab.target.path, *lab.fields())
-            stream.cancelled = True
-            frames += [*opening, reset_frame(stream.id, CANCEL)]
-        try:
-            await peer.send(*frames)
-            await peer.alive()
-        except (Lost, Silent) as error:
-            ended = str(error)
-    async with lab.connect() as peer:
-        with charged(f"on a new connection, after {_BURST:,} streams were opened and reset"):
-            stream = await peer.open(lab.target.path, *lab.fields())
-            await peer.until(lambda: stream.answered, "response")
-        if not stream.is_event_stream:
-            raise Fault(f"on a new connection: {stream}")
-    if ended is None:
-        return warned(f"all {_BURST:,} are taken")
-    return passed(f"bounded: {ended}; others are served")
 
 
 CHECKS = (
@@ -510,7 +381,4 @@ CHECKS = (
     ping,
     unknown_frames,
     malformed_request,
-    priority_chain,
-    churn,
-    burst,
 )

@@ -48,6 +48,10 @@ logger = logging.getLogger(__name__)
 
 # What a tab that catches up is given at a time: a page waits in memory, no more.
 PAGE_BYTES = 64 * 1024
+# In pieces of about so much, a TLS record.
+_PIECE_BYTES = 16 * 1024
+# Tabs that were cut off together come back to the same places.
+_PAGES_KEPT = 16
 
 Greeting: TypeAlias = Sequence[Event] | Callable[[], Sequence[Event]]
 
@@ -206,6 +210,16 @@ class Joining:
     gap: str | None
 
 
+@final
+@dataclass(frozen=True, slots=True)
+class _Page:
+    """Some of what a tab missed: up to which event, and whether there is more."""
+
+    pieces: Sequence[bytes]
+    last: int
+    more: bool
+
+
 class _Topic:
     __slots__ = ("groups", "tabs", "watchers")
 
@@ -225,6 +239,8 @@ class Hub:
         self._watchers: dict[str, list[Callable[[Presence], object]]] = {}
         self._numbers = itertools.count(1)
         self._tabs = self._published = self._delivered = self._resumed = self._gaps = 0
+        # By topics, policy and place, as of the newest event.
+        self._pages: dict[tuple[frozenset[str], Overflow | None, int], _Page] = {}
 
     # -- publishing
 
@@ -232,6 +248,7 @@ class Hub:
         """Give the event its place in the history and offer it to every tab of these topics."""
         entry = self.history.append(topics, event, now)
         self._published += 1
+        self._pages.clear()
         payload = entry.payload
         delivered = 0
         failed: dict[Sink, Exception] = {}
@@ -320,27 +337,41 @@ class Hub:
         if history.last_sequence > tab._position:
             if history.pruned(tab.topics, now) > max(tab._position, tab._told):
                 self._tell_gap(tab, now)
-            page, more = self._page(tab)
-            for entry in page:
-                sink.send(stream, entry.payload)
-                tab._position = entry.sequence
-            if page:
+            page = self._page(tab.topics, tab._position)
+            for piece in page.pieces:
+                sink.send(stream, piece)
+            tab._position = page.last
+            if page.pieces:
                 sink.offered()
-            if more:
+            if page.more:
                 return
         self._go_live(tab)
 
-    def _page(self, tab: Tab) -> tuple[Sequence[Entry], bool]:
-        """The next events that it missed, and whether there are more."""
-        overflow = self.overflows.of(tab.topics)
+    def _page(self, topics: frozenset[str], position: int) -> _Page:
+        overflow = self.overflows.of(topics)
+        key = (topics, overflow, position)
+        page = self._pages.get(key)
+        if page is None:
+            if len(self._pages) == _PAGES_KEPT:
+                del self._pages[next(iter(self._pages))]
+            page = self._pages[key] = self._read_page(topics, overflow, position)
+        return page
+
+    def _read_page(self, topics: frozenset[str], overflow: Overflow | None, position: int) -> _Page:
+        history = self.history
         if overflow is None or overflow.name != "latest":
-            return self.history.after(tab.topics, tab._position, PAGE_BYTES)
-        # As if it had been there, and behind.
-        missed, _ = self.history.after(tab.topics, tab._position, sys.maxsize)
-        kept = newest(missed)
-        sizes = itertools.accumulate(len(entry.payload) for entry in kept)
-        count = 1 + sum(size < PAGE_BYTES for size in sizes)
-        return kept[:count], count < len(kept)
+            entries, more = history.after(topics, position, PAGE_BYTES)
+        else:
+            # As if it had been there, and behind.
+            missed, _ = history.after(topics, position, sys.maxsize)
+            kept = newest(missed)
+            sizes = itertools.accumulate(len(entry.payload) for entry in kept)
+            count = 1 + sum(size < PAGE_BYTES for size in sizes)
+            entries, more = kept[:count], count < len(kept)
+        payloads = [entry.payload for entry in entries]
+        # A policy that takes events out of what waits is to find them one by one.
+        pieces = _joined(payloads) if overflow is None else payloads
+        return _Page(pieces, entries[-1].sequence if entries else position, more)
 
     def _tell_gap(self, tab: Tab, now: float) -> None:
         # What the tab was reading has been forgotten under its eyes.
@@ -426,6 +457,19 @@ class Hub:
             resumed=self._resumed,
             gaps=self._gaps,
         )
+
+
+def _joined(payloads: Sequence[bytes]) -> list[bytes]:
+    """The same bytes in fewer pieces."""
+    pieces: list[list[bytes]] = []
+    room = 0
+    for payload in payloads:
+        if len(payload) > room:
+            pieces.append([])
+            room = _PIECE_BYTES
+        pieces[-1].append(payload)
+        room -= len(payload)
+    return [b"".join(piece) for piece in pieces]
 
 
 def _gap(reason: str, last_event_id: str, place: str) -> Event:

@@ -414,7 +414,7 @@ class Http1:
             waits=self._backlog,
             size=size,
             bound=bound,
-            frame=self._frame,
+            frame=_chunk if self._chunked else bytes,
         )
         if room is None:
             return False

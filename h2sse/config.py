@@ -32,8 +32,12 @@ class Limits:
     body_seconds: float = 30
     # A connection without requests or streams.  Chromium pings after 10 s, Firefox after 58 s.
     idle_seconds: float = 60
-    # A peer that takes nothing of what waits for it: window closed, socket full, cable pulled.
+    # A peer that stands still though something waits for it: window closed, socket full.  It moves
+    # when in that time it takes so many bytes, or all that waited: by a byte now and then it would
+    # hold the rest for ever.  Go's client gives its window back by as little, others by far more
+    # at once; a phone on 2G takes it in two seconds.
     stall_seconds: float = 60
+    stall_bytes: int = 4 * 1024
     # An HTTP/2 connection with streams and no input: then it is sent a PING.  A heartbeat goes out
     # every 15 s, and nothing comes back for it; 10,000 idle connections cost 2 % of a core so.
     probe_seconds: float = 20

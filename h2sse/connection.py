@@ -14,6 +14,7 @@ import logging
 import random
 import socket
 import ssl
+import sys
 from collections.abc import Iterable
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
@@ -23,6 +24,7 @@ import trio
 from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
+from .liveness import Pace
 from .streams import Streams
 from .wire import Drained, Gone, Overflowed, Request
 
@@ -71,11 +73,12 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_aborted",
-        "_blocked_since",
+        "_acknowledged",
         "_deadline",
         "_heavy",
         "_noted",
         "_offered",
+        "_pace",
         "_peer_left",
         "_pending",
         "_server",
@@ -107,7 +110,9 @@ class Connection:
         self._heavy = self._slow = False
         self._aborted = False
         self._peer_left = False
-        self._blocked_since: float | None = None
+        # While the socket is full: how the peer takes what is in it, and how much it had taken.
+        self._pace: Pace | None = None
+        self._acknowledged: int | None = None
         self._unblocked: trio.Event | None = None
         # Of the handshake; then of the connection's age; then of the round trip before its end.
         self._deadline = server.now() + server.limits.handshake_seconds
@@ -285,12 +290,15 @@ class Connection:
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
+        if self._aborted:
+            return
         if self._wire is None:
             if now >= self._deadline:
                 self._server.count("no TLS handshake within handshake_seconds", self)
                 self.abort()
-        elif self._blocked_since is not None:
-            if now >= self._blocked_since + self._server.limits.stall_seconds:
+        elif self._pace is not None:
+            self._note_pace(self._pace, now)
+            if self._pace.stands_still(now):
                 self._server.count("socket full for stall_seconds", self)
                 self.abort()
         elif not self._wire.closed:
@@ -300,6 +308,13 @@ class Connection:
                 self._age(now)
             if events or self._wire.unsent or self._wire.closed:
                 self.flush()
+
+    def _note_pace(self, pace: Pace, now: float) -> None:
+        before, acknowledged = self._acknowledged, _acknowledged(self._sock)
+        if before is not None and acknowledged is not None:
+            self._acknowledged = acknowledged
+            assert self._wire is not None
+            pace.took(acknowledged - before, now, self._wire.waits + len(self._pending))
 
     # -- going away
 
@@ -454,7 +469,9 @@ class Connection:
                 self._act(events)
         elif not self._write(wire):
             self._unblocked = trio.Event()
-            self._blocked_since = self._server.now()
+            waits = wire.waits + len(self._pending)
+            self._pace = Pace(self._server.limits, self._server.now(), waits)
+            self._acknowledged = _acknowledged(self._sock)
             self._server.spawn(self, self._unblock, wire)
 
     def _wake_reader(self) -> None:
@@ -501,16 +518,36 @@ class Connection:
         try:
             while not self._aborted:
                 await trio.lowlevel.wait_writable(self._sock)
-                self._blocked_since = self._server.now()
+                if self._acknowledged is None:
+                    # Nothing tells how much it took: that it took some must do.
+                    waits = wire.waits + len(self._pending)
+                    self._pace = Pace(self._server.limits, self._server.now(), waits)
                 if self._write(wire):
                     break
         except (OSError, trio.ClosedResourceError) as error:
             logger.debug("connection %d: %s", self.number, error)
             self.abort()
         finally:
-            event, self._unblocked, self._blocked_since = self._unblocked, None, None
+            event, self._unblocked, self._pace = self._unblocked, None, None
             event.set()
             if not self._aborted:
                 self._note(wire.waits)
             if wire.closed:
                 self._wake_reader()
+
+
+# `tcpi_bytes_acked` of Linux's struct tcp_info (tcp(7)), there since 4.1.
+_BYTES_ACKED = slice(120, 128)
+
+
+def _acknowledged(sock: socket.socket) -> int | None:
+    """Bytes that the peer's kernel has taken; None where ours does not tell.
+
+    OpenSSL says of `_pending`, 128 KiB at the most, when it has been given all of it: at 2 KB/s
+    that is once a minute.
+    """
+    if sys.platform != "linux":
+        return None
+    found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
+    # Something has been: the handshake.
+    return int.from_bytes(found[_BYTES_ACKED], sys.byteorder) or None

@@ -24,6 +24,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from typing import TYPE_CHECKING, TypeAlias, final
 
+from .liveness import Pace
 from .wire import BEHIND, Drained, Overflowed, Rest
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Outflow:
     `queue` is None while the stream is in step; else it holds the payloads that wait, the first
     of them sent up to `offset`.  `ends` says that the stream ends when the queue is empty.
     `bound` is how many bytes may wait: past it the stream ends, or its lane's policy acts.
+    `pace` is kept from when its window closed before what waited, until it has caught up.
     """
 
     __slots__ = (
@@ -63,6 +65,7 @@ class Outflow:
         "id",
         "lane",
         "offset",
+        "pace",
         "queue",
         "queued",
         "ready",
@@ -79,6 +82,7 @@ class Outflow:
         self.queued = 0
         self.bound = flow.limits.tab_backlog_bytes
         self.offset = 0
+        self.pace: Pace | None = None
         self.ready = False
         self.ends = False
         self.whole = False  # whether it is one answer, not a stream of events
@@ -94,9 +98,16 @@ class Outflow:
         self.queued += len(payload)
         self.flow.queued += len(payload)
         if self.h2.outbound_flow_control_window <= 0:
-            self.flow.stalled.setdefault(self, self.flow.now)
+            self._stand()
         elif not self.ready:
             self.flow.make_ready(self)
+
+    def _stand(self) -> None:
+        """Something waits, and the window is closed."""
+        flow, pace = self.flow, self.pace
+        if pace is None:
+            pace = self.pace = Pace(flow.limits, flow.now, self.queued)
+        flow.stalled[self] = pace.since
 
     def offer(self, payload: bytes) -> None:
         """Queue a payload within the tab's and the connection's bound, or overflow."""
@@ -150,7 +161,7 @@ class Outflow:
         left = len(payload) - self.offset
         size = min(left, FRAME_BYTES, h2.outbound_flow_control_window)
         if size <= 0:
-            flow.stalled.setdefault(self, flow.now)
+            self._stand()
             return 0
         size = min(size, machine.outbound_flow_control_window, max(budget, 1))
         data = payload if size == len(payload) else payload[self.offset : self.offset + size]
@@ -161,6 +172,12 @@ class Outflow:
             self.offset = 0
         else:
             self.offset += size
+        pace = self.pace
+        if pace is not None:
+            if queue:
+                pace.took(size, flow.now, self.queued)
+            else:
+                self.pace = None
         if self.ends and not queue:
             machine.send_data(h2.stream_id, data, end_stream=True)
             out.append(machine.data_to_send())
@@ -173,7 +190,7 @@ class Outflow:
             if h2.outbound_flow_control_window > 0:
                 flow.make_ready(self)
             else:
-                flow.stalled.setdefault(self, flow.now)
+                self._stand()
         elif self.tells:
             self.tells = False
             flow.events.append(Drained(h2.stream_id))
@@ -440,7 +457,7 @@ class Flow:
         self.turns: deque[_Source] = deque()
         self.dropped = 0  # entries of `turns` whose stream is gone
         self.queued = 0
-        # Streams with something to send and no window, and since when.
+        # Streams with something to send and no window, and since when they stand still.
         self.stalled: dict[Outflow, float] = {}
         self.events: list[Drained | Overflowed] = []
         self.lost: dict[str, int] = {}  # events times streams, by policy

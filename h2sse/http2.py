@@ -37,7 +37,7 @@ from .flow import Flow, Lane, Outflow
 from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
 from .guard import Breach, Guard
 from .http2_requests import Refused, Requests, Reset
-from .liveness import PROBE, Liveness
+from .liveness import PROBE, Liveness, Pace
 from .machine import CLOSED_STREAMS, Machine
 from .wire import (
     Fields,
@@ -89,12 +89,13 @@ class Http2:
         "_liveness",
         "_machine",
         "_overdue",
+        "_pace",
         "_preface",
         "_recent",
         "_requests",
+        "_sent",
         "_settled",
         "_unanswered",
-        "_window_closed_since",
         "statistics",
     )
 
@@ -122,7 +123,8 @@ class Http2:
         # Whether all streams that there were have been ended for their peer's slowness: then it is
         # not waited for as if it had been idle.
         self._overdue = False
-        self._window_closed_since: float | None = None
+        self._pace: Pace | None = None  # while the connection's window keeps DATA waiting
+        self._sent = 0  # DATA as of the latest `expire`
         self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
         # Streams whose answer, if there is one, was not out when the latest input came.
@@ -385,7 +387,6 @@ class Http2:
                 self._feed(frame, now)
                 if not stream:
                     self._granted += increment
-                    self._window_closed_since = None
             return
         if whole and not increment:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
@@ -536,7 +537,7 @@ class Http2:
     def expire(self, now: float) -> Sequence[WireEvent]:
         if self._closed:
             return ()
-        limits, flow = self._limits, self._flow
+        flow = self._flow
         flow.now = now
         if self._deadline is not None and now >= self._deadline:
             self._give_up("no whole frame within request_seconds")
@@ -549,14 +550,21 @@ class Http2:
             self._machine.ping(PROBE)
         if self._requests.bodies or flow.stalled:
             self._end_slow(now)
-        if not flow.queued or self._machine.outbound_flow_control_window > 0:
-            self._window_closed_since = None
-        else:
-            if self._window_closed_since is None:
-                self._window_closed_since = now
-            elif now >= self._window_closed_since + limits.stall_seconds:
-                self._give_up("connection window closed too long")
+        self._end_still(now)
         return self.take_events()
+
+    def _end_still(self, now: float) -> None:
+        """End the connection if its window has been closed, or all but closed, for too long."""
+        flow, window = self._flow, self._machine.outbound_flow_control_window
+        took, self._sent = self._granted - window - self._sent, self._granted - window
+        if self._closed or not flow.queued or window > 0:
+            self._pace = None
+        elif self._pace is None:
+            self._pace = Pace(self._limits, now, flow.queued)
+        else:
+            self._pace.took(took, now, flow.queued)
+            if self._pace.stands_still(now):
+                self._give_up("connection window closed too long")
 
     def _end_slow(self, now: float) -> None:
         """End the streams that have waited too long for the rest of a body, or for a window."""

@@ -1,4 +1,6 @@
-"""Whether a peer that is silent is still there: one PING for all streams of a connection.
+"""Whether a peer is still there, and whether it moves.
+
+`Liveness` is for one that is silent: one PING for all streams of a connection.
 
     quiet --probe_seconds--> asked --answered--> quiet
                                | probe_answer_seconds, and nothing else heard
@@ -8,6 +10,9 @@
 A cable that is pulled sends no FIN.  Without this, tabs would seem present until TCP gives up on
 the heartbeats, a quarter of an hour later.  The answer also tells the round-trip time, which counts
 in the server's histogram, if there is one.
+
+`Pace` is for one that something waits for: a stream's window, the connection's, a full socket.  It
+may be slow, but what little it takes must come to something.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
     from .config import Limits
     from .metering import Histogram
 
-__all__ = ["PROBE", "Liveness"]
+__all__ = ["PROBE", "Liveness", "Pace"]
 
 # What the PING carries, by which its answer is known.
 PROBE: Final = b"h2sse up"
@@ -64,3 +69,33 @@ class Liveness:
             self._asked = self._deadline = None
             if self._round_trips is not None:
                 self._round_trips.observe(self.round_trip)
+
+
+@final
+class Pace:
+    """How a peer takes what waits for it: `stall_bytes` buy it another `stall_seconds`.
+
+    So does all that waited, when that was less: who is always one short event behind keeps pace.
+    `since` is when it last had done so, or when something began to wait; `now` is in seconds of any
+    clock that only goes forward.
+    """
+
+    __slots__ = ("_limits", "_owes", "since")
+
+    def __init__(self, limits: Limits, now: float, waits: int) -> None:
+        self._limits = limits
+        self._begin(now, waits)
+
+    def _begin(self, now: float, waits: int) -> None:
+        self.since = now
+        self._owes = min(self._limits.stall_bytes, waits)
+
+    def took(self, size: int, now: float, waits: int) -> None:
+        """The peer took so many bytes, and so many wait still."""
+        self._owes -= size
+        if self._owes <= 0:
+            self._begin(now, waits)
+
+    def stands_still(self, now: float) -> bool:
+        """Whether it has taken less, for too long."""
+        return now >= self.since + self._limits.stall_seconds

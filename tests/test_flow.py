@@ -55,13 +55,14 @@ class Link:
         self.ended: set[int] = set()
         self.frames: list[tuple[int, int]] = []  # (stream, size) of every DATA frame, in order
         self.events: list[object] = []
+        self.now = 0.0
         self.sync()
 
     def say(self) -> None:
         """Bring what the client has to say to both servers."""
         data = self.client.data_to_send()
         if data:
-            self.events += self.wire.receive(data, 0.0)
+            self.events += self.wire.receive(data, self.now)
             self.shadow.receive_data(data)
             self.shadow.clear_outbound_data_buffer()
 
@@ -458,3 +459,117 @@ def test_whole_responses(size: int) -> None:
         assert link.received[stream] == b"z" * size
         assert stream in link.ended
     assert link.wire.open_streams == 0
+
+
+# -- what a peer must take, to be waited for
+
+
+class Waiting:
+    """A stream before whose window 1,000 bytes wait, of which `takes` come into it at times."""
+
+    def __init__(self, *, window: int = 65_535) -> None:
+        self.limits = Limits(stall_seconds=60, stall_bytes=100)
+        self.link = Link(self.limits, window=window)
+        self.lane, (self.stream,) = streams_in_lane(self.link, 1)
+        if not window:
+            self.link.client.increment_flow_control_window(len(FIRST), self.stream)
+        self.link.sync()
+
+    def offer(self, size: int) -> None:
+        self.lane.offer(b"x" * size)
+        self.link.sync()
+
+    def takes(self, at: float, size: int, stream: int | None = None) -> None:
+        self.link.now = at
+        self.link.client.increment_flow_control_window(size, stream)
+        self.link.sync()
+
+    def looked_at(self, at: float) -> bool:
+        """Whether it has not been ended by then."""
+        self.link.now = at
+        self.link.wire.expire(at)
+        self.link.hear()
+        return self.stream not in self.link.ended and not self.link.wire.closed
+
+
+def test_bytes_now_and_then_buy_no_time() -> None:
+    waiting = Waiting(window=0)
+    waiting.offer(1_000)
+    for second in range(1, 60):
+        waiting.takes(second, 1, waiting.stream)
+        assert waiting.looked_at(second)
+    assert not waiting.looked_at(60)
+
+
+def test_enough_bytes_buy_as_long_again() -> None:
+    """However they come, and from when they are enough; what is more than that is not kept."""
+    waiting = Waiting(window=0)
+    waiting.offer(1_000)
+    waiting.takes(10, 99, waiting.stream)
+    waiting.takes(50, 1, waiting.stream)
+    assert waiting.looked_at(109)
+    waiting.takes(109, 500, waiting.stream)
+    assert waiting.looked_at(168)
+    assert not waiting.looked_at(169)
+
+
+def test_all_that_waited_is_enough() -> None:
+    waiting = Waiting(window=0)
+    waiting.offer(30)
+    waiting.link.now = 20
+    waiting.offer(500)
+    waiting.takes(59, 30, waiting.stream)
+    assert waiting.looked_at(118)
+    assert not waiting.looked_at(119)
+
+
+def test_who_has_caught_up_begins_anew() -> None:
+    waiting = Waiting(window=0)
+    waiting.offer(10)
+    waiting.takes(59, 10, waiting.stream)
+    assert waiting.looked_at(500)
+    waiting.offer(10)
+    assert waiting.looked_at(559)
+    assert not waiting.looked_at(560)
+
+
+def test_windows_that_open_and_close_again_buy_no_time() -> None:
+    """SETTINGS give a window and take it back before anything can be sent (RFC 9113 6.9.2)."""
+    waiting = Waiting(window=0)
+    client = waiting.link.client
+    waiting.offer(1_000)
+    for second in (20, 40, 59):
+        waiting.link.now = second
+        for window in (60_000, 0):
+            client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+        waiting.link.sync()
+        assert waiting.looked_at(second)
+    assert not waiting.looked_at(60)
+
+
+def test_a_window_that_is_open_is_not_at_fault() -> None:
+    """The stream waits for the connection then, which moves."""
+    waiting = Waiting(window=0)
+    waiting.offer(100_000)
+    waiting.takes(1, 10, waiting.stream)
+    assert waiting.looked_at(2)
+    waiting.takes(3, 99_990, waiting.stream)
+    rest = waiting.link.wire._flow.queued
+    assert 0 < rest < 100_000 - 60_000
+    for second in range(50, 250, 50):
+        assert waiting.looked_at(second)
+        waiting.takes(second, 100)
+    assert waiting.link.wire._flow.queued == rest - 400
+
+
+@pytest.mark.parametrize(("size", "lives"), [(1, 60), (2, 199)])
+def test_a_connection_window_too_moves_by_enough(size: int, lives: int) -> None:
+    waiting = Waiting(window=2**30)
+    waiting.offer(100_000)
+    lived = 0
+    while lived < 199:
+        waiting.takes(lived + 1, size)
+        if not waiting.looked_at(lived + 1):
+            break
+        lived += 1
+    assert lived == lives

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import itertools
@@ -21,7 +22,18 @@ from h2.settings import SettingCodes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from support import INITIAL_WINDOW_SIZE, RawClient, Stream, serving, window_update
+from support import (
+    DEFAULT_WINDOW,
+    INITIAL_WINDOW_SIZE,
+    MAX_WINDOW,
+    PREFACE,
+    RawClient,
+    Stream,
+    serving,
+    settings_frame,
+    window_update,
+)
+from test_connection import narrow, small_buffers  # noqa: F401 - a fixture
 from trio.testing import MockClock
 
 import h2sse
@@ -32,9 +44,9 @@ from h2sse.flow import TAKE_BYTES, Lane, Outflow
 from h2sse.http1 import PIECE_BYTES, Http1
 from h2sse.http2 import Http2
 from h2sse.ledger import OVER_TOTAL, Ledger
-from h2sse.overflow import GAP_EVENT, OVERFLOWS, OverflowName, Overflows
+from h2sse.overflow import GAP_EVENT, LOSSY, OVERFLOWS, OverflowName, Overflows
 from h2sse.sse import HEARTBEAT, Event, Message, Parser
-from h2sse.wire import Overflowed, Request
+from h2sse.wire import Overflowed, Request, Room
 
 KIB = 1024
 REQUEST = (
@@ -45,6 +57,7 @@ REQUEST = (
 )
 FIELDS = ((b"content-type", b"text/event-stream"),)
 FIRST = b"retry: 1\n\n"
+SOCKET_FULL = "socket full for stall_seconds"
 NAMES = ["", "a", "b", "c"]
 POLICIES: list[OverflowName] = ["end", "drop-oldest", "latest"]
 
@@ -471,6 +484,42 @@ def test_many_names_cost_no_scan_for_each_event() -> None:
     assert len({bytes(each).split(b"\n")[0] for each in waiting}) == 3_000
 
 
+@given(
+    st.sampled_from(LOSSY),
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 90)), min_size=1, max_size=40),
+    st.integers(0, 1),
+    st.integers(1, 4_000),
+    st.integers(0, 1_000),
+)
+def test_tabs_that_stand_side_by_side_lose_the_same(
+    name: OverflowName, events: list[tuple[str, int]], begun: int, bound: int, more: int
+) -> None:
+    """What was done for one is done again for the next, unless that is too much or too little."""
+    overflow = OVERFLOWS[name]
+    assert overflow is not None
+    before = [
+        Event(event=event, id=str(number), data="x" * size).encode()
+        for number, (event, size) in enumerate(events)
+    ]
+    waits = sum(map(len, before))
+
+    def made(bound: int) -> tuple[list[bytes], Room | None]:
+        waiting = before.copy()
+        room = overflow.make_room(waiting, begun=begun, waits=waits, size=10, bound=bound)
+        if room is not None:
+            assert sum(map(len, waiting)) == room.waits <= bound - bound // 4 - 10
+            assert waiting[:begun] == before[:begun]
+        return waiting, room
+
+    first = made(bound)
+    assert made(bound) == first
+    _, room = made(bound + more)
+    if first[1] is not None:
+        assert room is not None
+        assert room.lost <= first[1].lost
+        assert made(bound)[1] is not None
+
+
 # -- who gives way
 
 
@@ -762,7 +811,149 @@ async def test_the_memory_of_a_stalled_connection_is_back_within_a_second(
                 await trio.testing.wait_all_tasks_blocked()
             assert app.ledger.total > 0
             gone = weakref.ref(max(served.server.connections, key=lambda each: each.number))
-            await trio.sleep(8)
+            # What is on its way to the peer's kernel is progress, by a clock that does not jump.
+            while not served.server.statistics().reasons[SOCKET_FULL]:  # noqa: ASYNC110
+                await trio.sleep(0.1)
+            await trio.sleep(1)
             assert app.ledger.total == 0
             gc.collect()
             assert gone() is None
+
+
+# -- those who take a little now and then
+
+STALL_SECONDS = 3
+
+
+async def dribble(client: RawClient, *streams: int) -> None:
+    """Open windows by a byte, once a second, for as long as there is a connection."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await trio.sleep(1)
+            await client.send(*(window_update(stream, 1) for stream in streams))
+
+
+async def test_a_window_that_opens_by_a_byte_is_closed(jumping_clock: MockClock) -> None:
+    """Its stream ends, an answer is reset; a tab that keeps its window open hears on."""
+    limits = h2sse.Limits(stall_seconds=STALL_SECONDS)
+    app = h2sse.App(limits=limits)
+    app.topic("lossy", overflow="latest")
+    app.get("/large")(lambda _: h2sse.Response.text("x" * 60_000))
+    async with (
+        serving(app, limits=limits) as served,
+        served.client(settings={INITIAL_WINDOW_SIZE: 100}) as client,
+        trio.open_nursery() as nursery,
+    ):
+        tab = await client.listen("/events?topic=lossy")
+        other = await client.listen("/events?topic=b")
+        app.publish("lossy", event("e", "x" * 30_000))
+        page = await client.open_stream("/large")
+        nursery.start_soon(dribble, client, tab.id, page.id)
+        began = trio.current_time()
+        await client.over(tab, page)
+        assert STALL_SECONDS <= trio.current_time() - began <= STALL_SECONDS + 2
+        assert (tab.ended, page.reset) == (True, 8)
+        assert app.ledger.total == 0
+        assert served.server.statistics().reasons == {"window closed too long": 2}
+        app.publish("b", event("e", "x"))
+        await client.heard(1, other)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_window_that_opens_by_a_byte_is_closed(
+    jumping_clock: MockClock,
+) -> None:
+    limits = h2sse.Limits(stall_seconds=STALL_SECONDS)
+    app = h2sse.App(limits=limits)
+    async with (
+        serving(app, limits=limits) as served,
+        served.client(settings={INITIAL_WINDOW_SIZE: 2**30}) as client,
+        trio.open_nursery() as nursery,
+    ):
+        await client.listen("/events?topic=a")
+        app.publish("a", event("e", "x" * 100_000))
+        nursery.start_soon(dribble, client, 0)
+        began = trio.current_time()
+        await client.read_to_end()
+        assert STALL_SECONDS <= trio.current_time() - began <= STALL_SECONDS + 3
+        assert served.server.statistics().reasons == {"connection window closed too long": 1}
+        assert app.ledger.total == 0
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("whose", ["stream", "connection"])
+async def test_a_slow_reader_has_all_the_time_it_needs(
+    whose: str, jumping_clock: MockClock
+) -> None:
+    """`stall_bytes` in `stall_seconds`, by a window that is never open when it is looked at."""
+    limits = h2sse.Limits(stall_seconds=STALL_SECONDS, stall_bytes=4 * KIB)
+    settings = {INITIAL_WINDOW_SIZE: 0 if whose == "stream" else 2**30}
+    async with (
+        serving(h2sse.App(), limits=limits) as served,
+        served.client(settings=settings) as client,
+    ):
+        (tab,) = await open_tabs(client, "/events?topic=a", 1)
+        stream = tab.id if whose == "stream" else 0
+        served.app.publish("a", event("e", "x" * 130_000))
+        began = trio.current_time()
+        while not tab.messages:
+            await trio.sleep(1)
+            await client.send(window_update(stream, 2 * KIB))
+            if whose == "stream":
+                await client.send(window_update(0, 2 * KIB))
+            await client.settle()
+        assert trio.current_time() - began > 10 * STALL_SECONDS
+        assert not tab.over
+
+
+async def test_a_tab_that_is_one_short_event_behind_keeps_pace(jumping_clock: MockClock) -> None:
+    """However little its topic says: it takes all that waited, if never all that waits."""
+    limits = h2sse.Limits(stall_seconds=STALL_SECONDS)
+    async with (
+        serving(h2sse.App(), limits=limits) as served,
+        served.client(settings={INITIAL_WINDOW_SIZE: 0}) as client,
+    ):
+        (tab,) = await open_tabs(client, "/events?topic=a", 1)
+        await client.send(window_update(tab.id, served.app.ledger.total))
+        behind = served.app.publish("a", event("e", "x"))
+        for _ in range(10 * STALL_SECONDS):
+            await trio.sleep(1)
+            taken, behind = behind, served.app.publish("a", event("e", "x"))
+            await client.send(window_update(tab.id, len(taken.encode())))
+            await client.settle()
+            assert served.app.ledger.total == len(behind.encode())
+        assert not tab.over
+        assert len(tab.messages) == 10 * STALL_SECONDS
+
+
+@pytest.mark.usefixtures("small_buffers")
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+async def test_a_socket_read_by_a_little_is_closed(protocol: str, jumping_clock: MockClock) -> None:
+    """Some KB a second make room for more each time, and come to less than `stall_bytes`."""
+    limits = h2sse.Limits(stall_seconds=STALL_SECONDS, stall_bytes=64 * KIB)
+    app = h2sse.App(limits=limits)
+    async with serving(app, limits=limits) as served, narrow(served, protocol) as stream:
+        if protocol == "h2":
+            client = RawClient(stream, "narrow")
+            await client.send(
+                PREFACE,
+                settings_frame({INITIAL_WINDOW_SIZE: MAX_WINDOW}),
+                window_update(0, MAX_WINDOW - DEFAULT_WINDOW),
+            )
+            await client.listen("/events?topic=a")
+        else:
+            await stream.send_all(b"GET /events?topic=a HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+        app.publish("a", event("e", "x" * 250_000))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert app.ledger.total > 0
+        began = trio.current_time()
+        taken = 0
+        with trio.move_on_after(60), contextlib.suppress(trio.BrokenResourceError):
+            while data := await stream.transport_stream.receive_some(2 * KIB):
+                taken += len(data)
+                await trio.sleep(0.5)
+        assert STALL_SECONDS <= trio.current_time() - began <= 20
+        assert 8 * KIB < taken < 128 * KIB
+        assert served.server.statistics().reasons == {SOCKET_FULL: 1}
+        assert app.ledger.total == 0

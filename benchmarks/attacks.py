@@ -1,178 +1,83 @@
-"""Attacks, as bytes: what `tests/test_hostile.py` sends once, and `benchmarks/soak.py` without end.
+"""Attacks, as bytes, and the process that sends them: what `benchmarks/soak.py` has amid its tabs.
 
-`FLOODS` are legal frames in illegal numbers, each with the reason the server gives for its end.
-`ATTACKS` are these, endless, and those that hold a connection, or ask for much by little.  An
-attack makes bytes for one connection; `python -m benchmarks.attacks HOST PORT NAME CONNECTIONS`
-sends them over that many, each of which comes back when the server has ended it, until stdin ends.
-It attacks nothing but this machine.
+`ATTACKS` are the floods of `benchmarks/floods.py`, endless, and those that hold a connection, or
+ask for much by little.  An attack makes bytes for one connection; `python -m benchmarks.attacks
+HOST PORT NAME CONNECTIONS [NICE]` sends them over that many, each of which comes back when the
+server has ended it, until stdin ends.  It attacks nothing but this machine.
+
+The attacker is to cost the server what it can, and those who measure beside it nothing.  So bytes
+are made once for all connections; it can be nice, so that a process that measures has the core it
+needs at once; and a connection that was ended comes back after `again_seconds`, since else every
+flood that is refused at once would be one of handshakes, which is an attack of its own.
 """
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import json
 import os
+import resource
 import signal
+import socket
 import ssl
+import struct
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, repeat
-from typing import Literal, Protocol, TypeAlias, final
+from typing import Literal, final
 
 import hpack
 import trio
 
-__all__ = ["ATTACKS", "EVENTS", "FLOODS", "Asker", "Attack", "malformed_requests"]
+from .floods import (
+    ACK,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    EVENTS,
+    FLOODS,
+    HEADERS,
+    MAX_WINDOW,
+    PING,
+    PREFACE,
+    SETTINGS,
+    Asker,
+    Build,
+    body_without_end,
+    frame,
+    malformed_requests,
+    requests,
+    reset,
+    settings,
+    window_update,
+)
 
-# The topic that honest tabs listen to, too.
-EVENTS = "/events?topic=a"
+__all__ = [
+    "AGAIN_SECONDS",
+    "ATTACKS",
+    "EVENTS",
+    "FLOODS",
+    "LOSSY",
+    "Asker",
+    "Attack",
+    "malformed_requests",
+]
 
-# RFC 9113 6.
-_DATA, _HEADERS, _PRIORITY, _RST_STREAM, _SETTINGS = 0, 1, 2, 3, 4
-_PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 6, 7, 8, 9
-_END_STREAM, _ACK, _END_HEADERS = 0x1, 0x1, 0x4
-_INITIAL_WINDOW_SIZE = 4
-_MAX_WINDOW = 2**31 - 1
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-# Of one attempt to connect, or one write that is not taken, and between two connections.
+# Of one attempt to connect, or one write that is not taken.
 _PATIENCE_SECONDS = 100.0
-_AGAIN_SECONDS = 0.02
+# From a connection's end until it is back: 20 of them make 200 handshakes a second at the most,
+# which cost the server a fifth of a core.
+AGAIN_SECONDS = 0.1
+# Of attacks that are nothing but connections.
+_AT_ONCE_SECONDS = 0.02
 _READ_BYTES = 64 * 1024
-
-
-class _Numbered(Protocol):
-    @property
-    def id(self) -> int:
-        """The stream's id."""
-
-
-class Asker(Protocol):
-    """A connection that counts its streams and keeps its header table."""
-
-    def request(
-        self,
-        path: str,
-        *fields: tuple[str, str],
-        method: str = "GET",
-        body: bytes | None = None,
-    ) -> tuple[_Numbered, bytes]:
-        """The next stream, and the bytes that would open it."""
-
-
-_Build: TypeAlias = Callable[[Asker], list[bytes]]
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
-    return head + payload
-
-
-def _settings(settings: Mapping[int, int]) -> bytes:
-    pairs = (name.to_bytes(2, "big") + value.to_bytes(4, "big") for name, value in settings.items())
-    return _frame(_SETTINGS, 0, 0, b"".join(pairs))
-
-
-def _window_update(stream: int, increment: int) -> bytes:
-    return _frame(_WINDOW_UPDATE, 0, stream, increment.to_bytes(4, "big"))
-
-
-def _reset(stream: int) -> bytes:
-    return _frame(_RST_STREAM, 0, stream, (8).to_bytes(4, "big"))
-
-
-# -- floods
-
-
-def _requests(asker: Asker, number: int, *fields: tuple[str, str]) -> list[tuple[int, bytes]]:
-    """So many GET requests, as stream and bytes."""
-    made = [asker.request(EVENTS, *fields) for _ in range(number)]
-    return [(stream.id, data) for stream, data in made]
-
-
-def _rapid_resets(asker: Asker) -> list[bytes]:
-    return [data + _reset(stream) for stream, data in _requests(asker, 60)]
-
-
-def _rapid_resets_by_two(asker: Asker) -> list[bytes]:
-    made = _requests(asker, 60)
-    return [data for _, data in made] + [_reset(stream) for stream, _ in made]
-
-
-def malformed_requests(asker: Asker) -> list[bytes]:
-    """Requests with a control byte in a value."""
-    return [data for _, data in _requests(asker, 60, ("x", "a\x01"))]
-
-
-def _windows_that_overflow(asker: Asker) -> list[bytes]:
-    return [data + _window_update(stream, _MAX_WINDOW) for stream, data in _requests(asker, 60)]
-
-
-def _windows_of_nothing(asker: Asker) -> list[bytes]:
-    return [data + _window_update(stream, 0) for stream, data in _requests(asker, 60)]
-
-
-def _data_after_the_end(asker: Asker) -> list[bytes]:
-    return [data + _frame(_DATA, 0, stream, bytes(40)) for stream, data in _requests(asker, 60)]
-
-
-def _data_on_a_reset_stream(asker: Asker) -> list[bytes]:
-    ((stream, data),) = _requests(asker, 1)
-    return [data, _reset(stream), *[_frame(_DATA, 0, stream, bytes(40))] * 60]
-
-
-def _sections_too_large(asker: Asker) -> list[bytes]:
-    return [data for _, data in _requests(asker, 6, *[("a", "b")] * 200)]
-
-
-def _body_without_end(asker: Asker) -> tuple[int, bytes]:
-    """A POST whose body is to follow, as stream and bytes."""
-    stream, data = asker.request("/publish", method="POST", body=b"")
-    return stream.id, data[:4] + bytes((_END_HEADERS,)) + data[5 : len(data) - 9]
-
-
-def _on_an_open_body(kind: int, payload: bytes, number: int) -> _Build:
-    def build(asker: Asker) -> list[bytes]:
-        stream, opening = _body_without_end(asker)
-        return [opening, *[_frame(kind, 0, stream, payload)] * number]
-
-    return build
-
-
-def _repeated(data: bytes, number: int) -> _Build:
-    return lambda _: [data] * number
-
-
-FLOODS: dict[str, tuple[_Build, str]] = {
-    "PING": (_repeated(_frame(_PING, 0, 0, bytes(8)), 101), "too many PING frames"),  # 2019-9512
-    "PING answers": (_repeated(_frame(_PING, _ACK, 0, bytes(8)), 101), "too many PING frames"),
-    "PRIORITY": (  # CVE-2019-9513
-        _repeated(_frame(_PRIORITY, 0, 1, bytes(5)), 101),
-        "too many PRIORITY frames",
-    ),
-    "WINDOW_UPDATE": (_repeated(_window_update(0, 1), 101), "too many WINDOW_UPDATE frames"),
-    "GOAWAY": (_repeated(_frame(_GOAWAY, 0, 0, bytes(8)), 101), "too many GOAWAY frames"),
-    "unknown frames": (_repeated(_frame(0xBB, 0, 0), 101), "too many unknown frames"),
-    "empty DATA": (_on_an_open_body(_DATA, b"", 110), "too many short DATA frames"),  # 2019-9518
-    "DATA of a byte": (_on_an_open_body(_DATA, b"x", 110), "too many short DATA frames"),
-    "SETTINGS": (_repeated(_settings({}), 6), "too many SETTINGS frames"),  # CVE-2019-9515
-    "rapid resets": (_rapid_resets, "too many requests given up"),  # CVE-2023-44487
-    "rapid resets, by two": (_rapid_resets_by_two, "too many requests given up"),
-    # CVE-2025-8671: what makes us reset.
-    "malformed requests": (malformed_requests, "too many requests given up"),
-    "windows that overflow": (_windows_that_overflow, "too many requests given up"),
-    "windows of nothing": (_windows_of_nothing, "too many requests given up"),
-    "DATA after the end": (_data_after_the_end, "too many requests given up"),
-    "DATA on a reset stream": (_data_on_a_reset_stream, "too many requests given up"),
-    "sections too large": (_sections_too_large, "too many requests given up"),
-}
-
-
-# -- attacks without end
 
 
 @final
@@ -180,23 +85,39 @@ FLOODS: dict[str, tuple[_Build, str]] = {
 class Attack:
     """What one connection sends, over and over.
 
-    After its last piece it waits for the server to end it; with `leaves` it goes itself.
+    After its last piece it waits for the server to end it; with `leaves` it goes itself, and if it
+    is `deaf` nothing that the server sends reaches it any more.
     """
 
     make: Callable[[Asker], Iterator[bytes]]
     over: Literal["h2", "http/1.1", "tcp"] = "h2"
-    hello: bytes = _PREFACE + _settings({})
+    hello: bytes = PREFACE + settings({})
     reads: bool = True
     leaves: bool = False
+    deaf: bool = False
     pause_seconds: float = 0.0  # between two pieces
+    again_seconds: float = AGAIN_SECONDS
 
 
-def _endless(build: _Build) -> Attack:
+# -- what they send
+
+_INITIAL_WINDOW_SIZE, _HEADER_TABLE_SIZE = 4, 1
+_SLOWLY = 1.0
+_NO_WINDOW = PREFACE + settings({_INITIAL_WINDOW_SIZE: 0})
+_WIDE_STREAMS = PREFACE + settings({_INITIAL_WINDOW_SIZE: MAX_WINDOW})
+_WIDE = _WIDE_STREAMS + window_update(0, MAX_WINDOW - 65_535)
+# As many tabs as a connection may have, nearly.
+_TABS = 250
+# The topic of which soak.py's server drops the oldest events.
+LOSSY = "lossy"
+
+
+def _endless(build: Build) -> Callable[[Asker], Iterator[bytes]]:
     def make(asker: Asker) -> Iterator[bytes]:
         while True:
             yield b"".join(build(asker))
 
-    return Attack(make=make)
+    return make
 
 
 def _nothing(_: Asker) -> Iterator[bytes]:
@@ -207,63 +128,173 @@ def _once(*pieces: bytes) -> Callable[[Asker], Iterator[bytes]]:
     return lambda _: iter(pieces)
 
 
-def _tabs(asker: Asker) -> Iterator[bytes]:
-    """As many as the server takes."""
-    yield b"".join(data for _, data in _requests(asker, 250))
+def _over_and_over(*pieces: bytes, then: bytes) -> Callable[[Asker], Iterator[bytes]]:
+    """These, and then another without end."""
+
+    def make(_: Asker) -> Iterator[bytes]:
+        yield from pieces
+        yield from repeat(then)
+
+    return make
+
+
+def _tabs(*fields: tuple[str, str]) -> Callable[[Asker], Iterator[bytes]]:
+    def make(asker: Asker) -> Iterator[bytes]:
+        yield b"".join(data for _, data in requests(asker, _TABS, *fields))
+
+    return make
+
+
+def _lossy_tabs(asker: Asker) -> Iterator[bytes]:
+    """Tabs that read next to nothing, and events of 8 KB for them: more than may wait."""
+    yield b"".join(asker.request(f"/events?topic={LOSSY}")[1] for _ in range(200))
+    form = ("content-type", "application/x-www-form-urlencoded")
+    body = f"topic={LOSSY}&data=".encode().ljust(8_192, b"x")
+    for _ in range(8):
+        yield asker.request("/publish", form, method="POST", body=body)[1]
 
 
 def _comes_and_goes(asker: Asker) -> Iterator[bytes]:
     """Ten tabs that are open for a moment: no attack, unless something of them stays."""
-    streams = _requests(asker, 10)
+    streams = requests(asker, 10)
     yield b"".join(data for _, data in streams)
-    yield b"".join(_reset(stream) for stream, _ in streams[:5])
+    yield b"".join(reset(stream) for stream, _ in streams[:5])
+
+
+def _bodies(asker: Asker) -> Iterator[bytes]:
+    yield b"".join(body_without_end(asker)[1] for _ in range(100))
 
 
 def _slow_body(asker: Asker) -> Iterator[bytes]:
-    stream, opening = _body_without_end(asker)
+    stream, opening = body_without_end(asker)
     yield opening
-    yield from repeat(_frame(_DATA, 0, stream, b"x"))
+    yield from repeat(frame(DATA, 0, stream, b"x"))
 
 
 def _bomb(asker: Asker) -> Iterator[bytes]:
     stream, data = asker.request("/healthz", ("x", "y"))
     yield data
-    yield _frame(_HEADERS, 5, stream.id + 2, b"\xbe" * 1_900)  # CVE-2016-6581
+    yield frame(HEADERS, 5, stream.id + 2, b"\xbe" * 1_900)  # CVE-2016-6581
 
 
-_SLOWLY = 1.0
-_WIDE = _settings({_INITIAL_WINDOW_SIZE: _MAX_WINDOW}) + _window_update(0, _MAX_WINDOW - 65_535)
+def _last_stream(asker: Asker) -> Iterator[bytes]:
+    _, data = asker.request(EVENTS)
+    yield data[:5] + MAX_WINDOW.to_bytes(4, "big") + data[9:]
+
+
+def _invented(asker: Asker) -> Iterator[bytes]:
+    """Paths, names and values that nobody has seen before."""
+    for at in count(step=60):
+        made = (
+            asker.request(f"/{n}", (f"a b{n}" if n % 2 else f"x{n}", f"\x01{n}"))
+            for n in range(at, at + 60)
+        )
+        yield b"".join(data for _, data in made)
+
+
+def _many_requests(asker: Asker) -> Iterator[bytes]:
+    """Good ones, each of which is answered."""
+    for _ in range(50):
+        yield b"".join(asker.request("/healthz")[1] for _ in range(60))
+
+
 _GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 _HOLDING = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: "
+_POST = b"POST /publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+def _http1(
+    make: Callable[[Asker], Iterator[bytes]], *, pause_seconds: float = 0.0, deaf: bool = False
+) -> Attack:
+    return Attack(make=make, over="http/1.1", hello=b"", pause_seconds=pause_seconds, deaf=deaf)
+
 
 ATTACKS: dict[str, Attack] = {
-    **{name: _endless(build) for name, (build, _) in FLOODS.items()},
+    **{name: Attack(make=_endless(build)) for name, (build, _) in FLOODS.items()},
+    "PING, unread": Attack(make=_endless(FLOODS["PING"][0]), reads=False),
+    "SETTINGS of 33 entries": Attack(make=_once(frame(SETTINGS, 0, 0, bytes(6 * 33)))),
+    "unknown settings": Attack(
+        make=_over_and_over(then=settings(dict.fromkeys(range(0x1000, 0x1020), 1)))
+    ),
+    "SETTINGS acknowledged": Attack(make=_over_and_over(then=frame(SETTINGS, ACK, 0))),
+    "surplus streams": Attack(
+        make=_endless(lambda asker: [data for _, data in requests(asker, 60)])
+    ),
+    "the last stream": Attack(make=_last_stream, leaves=True, pause_seconds=0.05),
+    "a frame of 16 MiB": Attack(make=_once(b"\xff\xff\xff\0\0" + bytes(4))),
     "CONTINUATION": Attack(  # CVE-2024-27316
-        make=_once(_frame(_HEADERS, _END_STREAM, 1), *[_frame(_CONTINUATION, 0, 1, b"x")] * 1_000)
+        make=_once(frame(HEADERS, END_STREAM, 1), *[frame(CONTINUATION, 0, 1, b"x")] * 1_000)
+    ),
+    "CONTINUATION of 16 KiB": Attack(
+        make=_over_and_over(
+            frame(HEADERS, END_STREAM, 1, bytes(16_384)),
+            then=frame(CONTINUATION, 0, 1, bytes(16_384)),
+        )
     ),
     "header bomb": Attack(make=_bomb),
-    "a frame of 16 MiB": Attack(make=_once(b"\xff\xff\xff\0\0" + bytes(4))),
+    "table-size updates": Attack(make=_once(frame(HEADERS, 5, 1, b"\x20" * 16_000))),
+    "a table of 4 GiB": Attack(
+        make=_comes_and_goes,
+        hello=PREFACE + settings({_HEADER_TABLE_SIZE: 2**32 - 1}),
+        leaves=True,
+        pause_seconds=0.05,
+    ),
+    "PING before SETTINGS": Attack(make=_once(frame(PING, 0, 0, bytes(8))), hello=PREFACE),
+    "invented names": Attack(make=_invented),
     "no TLS": Attack(make=_nothing, over="tcp", hello=b""),
+    "a slow TLS hello": Attack(
+        # A handshake record of 512 bytes, with a ClientHello of 508.
+        make=_over_and_over(then=b"\0"),
+        over="tcp",
+        hello=b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        pause_seconds=_SLOWLY,
+    ),
     "no preface": Attack(make=_nothing, hello=b""),
-    "no request": Attack(make=_nothing),
-    "half a frame": Attack(make=_once(_frame(_HEADERS, 5, 1, bytes(100))[:50])),
+    "no SETTINGS": Attack(make=_nothing, hello=PREFACE),
+    "half a frame": Attack(make=_once(frame(HEADERS, 5, 1, bytes(100))[:50])),
     "a section without end": Attack(
-        make=lambda _: iter((_frame(_HEADERS, _END_STREAM, 1), *[_frame(_CONTINUATION, 0, 1)] * 7)),
+        make=_once(frame(HEADERS, END_STREAM, 1), *[frame(CONTINUATION, 0, 1)] * 7),
         pause_seconds=_SLOWLY,
     ),
+    "no request": Attack(make=_nothing),
+    "no bodies": Attack(make=_bodies),
     "a slow body": Attack(make=_slow_body, pause_seconds=_SLOWLY),
-    "no window": Attack(make=_tabs, hello=_PREFACE + _settings({_INITIAL_WINDOW_SIZE: 0})),
-    "no reading": Attack(make=_tabs, hello=_PREFACE + _WIDE, reads=False),
-    "come and go": Attack(make=_comes_and_goes, leaves=True, pause_seconds=0.05),
-    "handshakes": Attack(make=_nothing, leaves=True),
-    "http/1.1: a slow head": Attack(
-        make=lambda _: (_HOLDING if not at else b"y" for at in count()),
-        over="http/1.1",
-        hello=b"",
-        pause_seconds=_SLOWLY,
+    "no window": Attack(make=_tabs(), hello=_NO_WINDOW),
+    "no connection window": Attack(make=_tabs(), hello=_WIDE_STREAMS),
+    # An id that nobody gave: they are sent all that is remembered.
+    "no window for a replay": Attack(make=_tabs(("last-event-id", "x")), hello=_NO_WINDOW),
+    "no window for a lossy topic": Attack(
+        make=_lossy_tabs,
+        hello=PREFACE + settings({_INITIAL_WINDOW_SIZE: 100}),
+        leaves=True,
+        pause_seconds=0.25,
     ),
-    "http/1.1: early requests": Attack(
-        make=lambda _: repeat(_GET * 100), over="http/1.1", hello=b""
+    "no reading": Attack(make=_tabs(), hello=_WIDE, reads=False),
+    "a pulled cable": Attack(make=_tabs(), hello=_WIDE, deaf=True),
+    "connections": Attack(
+        make=_nothing, over="tcp", hello=b"", leaves=True, again_seconds=_AT_ONCE_SECONDS
+    ),
+    "handshakes": Attack(make=_nothing, leaves=True, again_seconds=_AT_ONCE_SECONDS),
+    "come and go": Attack(
+        make=_comes_and_goes, leaves=True, pause_seconds=0.05, again_seconds=_AT_ONCE_SECONDS
+    ),
+    "many requests": Attack(make=_many_requests, leaves=True),
+    "http/1.1: smuggling": _http1(
+        _once(_POST + b"Content-Length: 4\r\n" + _CHUNKED + b"\r\n0\r\n\r\n" + _GET)
+    ),
+    "http/1.1: a long head": _http1(_over_and_over(_HOLDING, then=b"y" * 4_096)),
+    "http/1.1: a large body": _http1(_once(_POST + b"Content-Length: 9999999\r\n\r\n")),
+    "http/1.1: chunks of a byte": _http1(
+        _over_and_over(_POST + _CHUNKED + b"\r\n", then=b"1\r\nx\r\n" * 500)
+    ),
+    "http/1.1: early requests": _http1(_over_and_over(then=_GET * 100)),
+    "http/1.1: a slow head": _http1(_over_and_over(_HOLDING, then=b"y"), pause_seconds=_SLOWLY),
+    "http/1.1: a slow body": _http1(
+        _over_and_over(_POST + b"Content-Length: 99\r\n\r\n", then=b"x"), pause_seconds=_SLOWLY
+    ),
+    "http/1.1: a pulled cable": _http1(
+        _once(f"GET {EVENTS} HTTP/1.1\r\nHost: a\r\n\r\n".encode()), deaf=True
     ),
 }
 
@@ -294,12 +325,31 @@ class _Client:
         self._next += 2
         head = ((":method", method), (":scheme", "https"), (":authority", "a"), (":path", path))
         block = bytes(self._encoder.encode([*head, *fields]))
-        data = _frame(
-            _HEADERS, _END_HEADERS | (_END_STREAM if body is None else 0), stream.id, block
-        )
+        data = frame(HEADERS, END_HEADERS | (END_STREAM if body is None else 0), stream.id, block)
         if body is not None:
-            data += _frame(_DATA, _END_STREAM, stream.id, body)
+            data += frame(DATA, END_STREAM, stream.id, body)
         return stream, data
+
+
+@final
+class _Tape:
+    """The pieces of an attack: made when the first connection comes to them, for all."""
+
+    def __init__(self, attack: Attack) -> None:
+        self._source = attack.make(_Client())
+        self._made: list[bytes] = []
+
+    def __iter__(self) -> Iterator[bytes]:
+        for at in count():
+            if at == len(self._made):
+                piece = next(self._source, None)
+                if piece is None:
+                    return
+                self._made.append(piece)
+            yield self._made[at]
+
+
+_tape = cache(_Tape)
 
 
 @cache
@@ -313,18 +363,21 @@ def _context(protocol: str) -> ssl.SSLContext:
 
 
 async def _attack_once(attack: Attack, host: str, port: int) -> None:
-    stream: trio.abc.Stream = await trio.open_tcp_stream(host, port)
+    transport = await trio.open_tcp_stream(host, port)
+    stream: trio.abc.Stream = transport
     try:
         if attack.over != "tcp":
-            stream = trio.SSLStream(stream, _context(attack.over), https_compatible=True)
+            stream = trio.SSLStream(transport, _context(attack.over), https_compatible=True)
             await stream.do_handshake()
         async with trio.open_nursery() as nursery:
             if attack.reads:
                 nursery.start_soon(_read, stream, nursery.cancel_scope)
             await stream.send_all(attack.hello)
-            for piece in attack.make(_Client()):
+            for piece in _tape(attack):
                 await stream.send_all(piece)
                 await trio.sleep(attack.pause_seconds)
+            if attack.deaf:
+                _deafen(transport.socket)
             if attack.leaves:
                 nursery.cancel_scope.cancel()
             await trio.sleep(_PATIENCE_SECONDS)
@@ -339,6 +392,13 @@ async def _read(stream: trio.abc.Stream, cancel_scope: trio.CancelScope) -> None
     cancel_scope.cancel()
 
 
+def _deafen(sock: trio.socket.SocketType) -> None:
+    """Drop whatever comes, so that nothing is acknowledged: to the server its cable is pulled."""
+    drop_all = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # return 0 bytes
+    attach = 26  # SO_ATTACH_FILTER, of a struct sock_fprog (linux/filter.h)
+    sock.setsockopt(socket.SOL_SOCKET, attach, struct.pack("HP", 1, ctypes.addressof(drop_all)))
+
+
 async def _attack(attack: Attack, host: str, port: int, counts: Counter[str]) -> None:
     while True:
         counts["connections"] += 1
@@ -347,11 +407,12 @@ async def _attack(attack: Attack, host: str, port: int, counts: Counter[str]) ->
                 await _attack_once(attack, host, port)
         except* (OSError, trio.BrokenResourceError, ssl.SSLError):
             pass  # that is what it is for
-        await trio.sleep(_AGAIN_SECONDS)
+        await trio.sleep(attack.again_seconds)
 
 
-async def _main(name: str, host: str, port: int, connections: int) -> Counter[str]:
+async def _main(name: str, host: str, port: int, connections: int) -> dict[str, float]:
     counts: Counter[str] = Counter(connections=0)
+    began, used = time.monotonic(), _cpu_seconds()
     async with trio.open_nursery() as nursery:
         for _ in range(connections):
             nursery.start_soon(_attack, ATTACKS[name], host, port, counts)
@@ -360,18 +421,28 @@ async def _main(name: str, host: str, port: int, connections: int) -> Counter[st
             async for _ in stdin:
                 pass
         nursery.cancel_scope.cancel()
-    return counts
+    share = (_cpu_seconds() - used) / (time.monotonic() - began)
+    return {**counts, "cpu": round(share, 3)}
+
+
+def _cpu_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
 
 
 def main(arguments: list[str]) -> None:
-    """Say "begun" and attack until stdin ends; then say how many connections that took."""
-    host, port, name, connections = arguments
+    """Say "begun" and attack until stdin ends; then say what that took, as JSON.
+
+    `connections` are how many it made in all, `cpu` its share of a core.
+    """
+    host, port, name, connections, *nice = arguments
     if not ipaddress.ip_address(host).is_loopback:
         raise SystemExit(f"{host} is not this machine: nothing else is attacked")
     # Ctrl-C is the runner's: it closes our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    counts = trio.run(_main, name, host, int(port), int(connections))
-    print(json.dumps(counts), flush=True)
+    os.nice(int(nice[0]) if nice else 0)
+    told = trio.run(_main, name, host, int(port), int(connections))
+    print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

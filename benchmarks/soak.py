@@ -1,13 +1,18 @@
-"""`python -m benchmarks.soak`: for as long as you like, with honest tabs, and attacks amid them.
+"""`python -m benchmarks.soak`: honest tabs, and attacks amid them, for as long as you like.
 
 A real `h2sse serve`, with the limits it is shipped with.  Most honest tabs stay and are measured;
 others come and go, and resume by their last id.  Events flow all the time.  First without attacks,
 then with one after another, each from 20 connections, then without again, window by window:
 
-    before --a fifth of the time--> during --three fifths--> after
+    before --30 s--> during --a window for each attack--> after --30 s-->
+    before --a fifth, a minute at most--> during --> after --as before-->    with --minutes
 
 What is stated in `Bounds` is held against every window, and what has changed from before to after
 is drift.  Ctrl-C ends it early and prints what is known.  The exit code is 0 if all bounds held.
+`python -m benchmarks.soak report` writes what is known into docs/security.md.
+
+A window is long enough for p99 to be of more than one event: an event reaches all tabs at once, so
+what counts is the number of events, not that of deliveries.
 """
 
 from __future__ import annotations
@@ -23,28 +28,36 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias, final
+from typing import final
 
 import trio
 
-from benchmarks.attacks import ATTACKS, EVENTS
+from benchmarks import machine, soak_report
+from benchmarks.attacks import ATTACKS, EVENTS, LOSSY
 from benchmarks.load import ClientFailed, Load, Publisher
 from benchmarks.model import Opened, Reception, Shape
 from benchmarks.peers.peer import Peer, Setup
 from benchmarks.servers import Server, ServerFailed, serving
+from benchmarks.soak_record import MIB, Bounds, Phase, Setting, Soak, Window, save
 from h2sse import __version__
 
-__all__ = ["Bounds", "Soak", "Window", "main", "soak"]
+__all__ = ["Plan", "main", "soak"]
 
-_MIB = 1024 * 1024
 _ROOT = Path(__file__).parents[1]
 
-WINDOW_SECONDS = 5.0
+# 200 events: p99 is the second worst.
+WINDOW_SECONDS = 10.0
 # Of events, to every tab: what a busy page shows.
 _RATE = 20.0
 _CONNECTIONS_OF_AN_ATTACK = 20
+# To the scheduler a tenth of each process that measures, and of the server (sched(7)).
+_NICE_OF_AN_ATTACK = 10
+# Before the attacks and after them: so many windows, or a part of the time that is given.
+_CALM_WINDOWS = 3
+_CALM_SHARE = 5
+_CALM_SECONDS = 60.0
 # A tab of five goes and comes back in every window.
 _TABS_A_CONNECTION = 10
 _COMING_SHARE = 5
@@ -55,133 +68,27 @@ _SETTLE_SECONDS = 5.0
 _ASK_SECONDS = 5.0
 _SAMPLE_SECONDS = 0.5
 
-_COLUMNS = (
-    *("s", "phase", "attack", "p50 ms", "p99 ms", "worst ms", "wrong"),
-    *("PSS MiB", "peak MiB", "descriptors", "connections", "tabs"),
-)
-
-Phase: TypeAlias = Literal["before", "during", "after"]
-
-
-@final
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What is to hold.  `p99_ms` is of a machine that has its two cores to itself."""
-
-    p99_ms: float = 50.0
-    # What 20 connections that attack may hold, above what the server had before.
-    attack_bytes: int = _CONNECTIONS_OF_AN_ATTACK * 10 * _MIB
-    # From before to after: the allocator's, and of histories, which are full by then.
-    drift_bytes: int = 16 * _MIB
-    drift_descriptors: int = 5
+# What is shipped drops nobody's events.
+_CONFIG = f"""\
+[topics]
+drop_oldest = ["{LOSSY}"]
+"""
 
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    """What five seconds were like."""
+class Plan:
+    """What is sent, and for how long: `seconds`, or `rounds` of all attacks if that is None."""
 
-    phase: Phase
-    attack: str
-    seconds: float  # since the start
-    p50_ms: float
-    p99_ms: float
-    worst_ms: float
-    delivered: int
-    wrong: int  # lost, doubled or out of order
-    pss_bytes: int
-    peak_bytes: int
-    descriptors: int
-    connections: int | None  # as /metrics has them; None if it did not answer
-    tabs: int | None
-
-
-@final
-@dataclass(slots=True)
-class Soak:
-    """What is known so far."""
-
-    bounds: Bounds
-    tabs: int
-    windows: list[Window] = field(default_factory=list)
-    attacks: dict[str, int] = field(default_factory=dict)  # connections that each has taken
-    broken: list[str] = field(default_factory=list)  # what failed, beside the bounds
-
-    def violations(self) -> Iterator[str]:
-        """Which bounds did not hold, in words."""
-        yield from self.broken
-        bounds = self.bounds
-        before = [each for each in self.windows if each.phase == "before"]
-        after = [each for each in self.windows if each.phase == "after"]
-        for each in self.windows:
-            when = f"at {each.seconds:.0f} s ({each.attack or each.phase})"
-            if each.p99_ms > bounds.p99_ms:
-                yield f"p99 {each.p99_ms:.1f} ms {when}, over {bounds.p99_ms:g}"
-            if each.wrong:
-                yield f"{each.wrong} events lost, doubled or out of order {when}"
-            if before and each.peak_bytes > before[-1].pss_bytes + bounds.attack_bytes:
-                grown = (each.peak_bytes - before[-1].pss_bytes) / _MIB
-                yield f"memory grew by {grown:.0f} MiB {when}"
-        if before and after:
-            grown = after[-1].pss_bytes - before[-1].pss_bytes
-            if grown > bounds.drift_bytes:
-                yield f"memory drifted by {grown / _MIB:.1f} MiB"
-            left = after[-1].descriptors - before[-1].descriptors
-            if left > bounds.drift_descriptors:
-                yield f"{left} descriptors are left over"
-            if after[-1].tabs not in (None, before[-1].tabs):
-                yield f"{after[-1].tabs} tabs after, {before[-1].tabs} before"
-
-    def report(self) -> str:
-        """As Markdown."""
-        lines = [
-            f"{self.tabs} tabs, {_RATE:g} events a second, h2sse {__version__}",
-            "",
-            f"| {' | '.join(_COLUMNS)} |",
-            f"|{' --- |' * len(_COLUMNS)}",
-        ]
-        for each in self.windows:
-            cells = (
-                f"{each.seconds:.0f}",
-                each.phase,
-                each.attack,
-                f"{each.p50_ms:.1f}",
-                f"{each.p99_ms:.1f}",
-                f"{each.worst_ms:.1f}",
-                each.wrong,
-                f"{each.pss_bytes / _MIB:.1f}",
-                f"{each.peak_bytes / _MIB:.1f}",
-                each.descriptors,
-                "?" if each.connections is None else each.connections,
-                "?" if each.tabs is None else each.tabs,
-            )
-            lines.append(f"| {' | '.join(map(str, cells))} |")
-        lines += self._by_attack()
-        violations = list(self.violations())
-        lines += ["", *(f"- {each}" for each in violations)] if violations else []
-        lines += ["", "Not all bounds held." if violations else "All bounds held."]
-        return "\n".join(lines)
-
-    def _by_attack(self) -> list[str]:
-        """What honest tabs felt of each attack, and the server's memory, as a table."""
-        before = [each for each in self.windows if each.phase == "before"]
-        if not self.attacks or not before:
-            return []
-        calm = max(each.p99_ms for each in before)
-        lines = ["", "| attack | its connections | p99 ms of honest tabs | memory, MiB more |"]
-        lines += ["| --- | --- | --- | --- |", f"| none | 0 | {calm:.1f} | 0.0 |"]
-        for name, connections in sorted(self.attacks.items()):
-            during = [each for each in self.windows if each.attack == name]
-            if during:
-                p99 = max(each.p99_ms for each in during)
-                grown = max(each.peak_bytes for each in during) - before[-1].pss_bytes
-                lines.append(f"| {name} | {connections:,} | {p99:.1f} | {grown / _MIB:.1f} |")
-        return lines
+    attacks: Sequence[str]
+    seconds: float | None = None
+    rounds: int = 1
+    seed: int = 0
 
 
 @final
 class _AsShipped(Peer):
-    """h2sse with its own limits, which are what is tried here."""
+    """h2sse with its own limits, which are what is tried here, and a topic that loses events."""
 
     name = "h2sse"
     title = "h2sse"
@@ -192,8 +99,10 @@ class _AsShipped(Peer):
         return __version__
 
     def command(self, setup: Setup) -> list[str]:
+        config = setup.folder / "h2sse.toml"
+        config.write_text(_CONFIG)
         return [
-            *(sys.executable, "-m", "h2sse", "serve"),
+            *(sys.executable, "-m", "h2sse", "serve", "--config", str(config)),
             *("--host", setup.host, "--port", str(setup.port)),
             *("--cert", str(setup.cert), "--key", str(setup.key)),
         ]
@@ -202,10 +111,11 @@ class _AsShipped(Peer):
 # -- the run
 
 
-async def soak(record: Soak, seconds: float, attacks: Sequence[str], chance: random.Random) -> None:
+async def soak(record: Soak, plan: Plan) -> None:
     """Fill `record`.  Raises ServerFailed and ClientFailed."""
-    coming_shape = _shape(max(1, record.tabs // _COMING_SHARE))
-    staying_shape = _shape(record.tabs - coming_shape.connections * _TABS_A_CONNECTION)
+    tabs = record.setting.tabs
+    coming_shape = _shape(max(1, tabs // _COMING_SHARE))
+    staying_shape = _shape(tabs - coming_shape.connections * _TABS_A_CONNECTION)
     async with (
         serving(_AsShipped(), "h2") as server,
         _load(server) as staying,
@@ -218,7 +128,7 @@ async def soak(record: Soak, seconds: float, attacks: Sequence[str], chance: ran
             run = _Run(record, server, staying, coming, publisher)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(run.sample)
-                await run.all(seconds, attacks, chance)
+                await run.all(plan)
                 nursery.cancel_scope.cancel()
         finally:
             if not server.alive:
@@ -259,21 +169,48 @@ class _Run:
         self._began = trio.current_time()
         self._peak = 0
 
-    async def all(self, seconds: float, attacks: Sequence[str], chance: random.Random) -> None:
+    async def all(self, plan: Plan) -> None:
         """Before, during and after."""
-        ends = self._began + seconds
-        while not self._record.windows or trio.current_time() < self._began + seconds / 5:
-            await self._window("before", "")
-        left: list[str] = []
-        while attacks and trio.current_time() < ends - seconds / 5:
-            if not left:
-                left = chance.sample(attacks, len(attacks))
-            name = left.pop()
-            async with self._attacking(name):
-                await self._window("during", name)
+        if plan.seconds is None:
+            calm = _CALM_WINDOWS * WINDOW_SECONDS
+        else:
+            calm = min(plan.seconds / _CALM_SHARE, _CALM_SECONDS)
+        await self._calm("before", calm)
+        chance = random.Random(plan.seed)
+        ends = None if plan.seconds is None else self._began + plan.seconds - calm
+        rounds = 0
+        while plan.attacks and (rounds < plan.rounds if ends is None else self._now < ends):
+            rounds += 1
+            for name in chance.sample(plan.attacks, len(plan.attacks)):
+                if ends is None or self._now < ends:
+                    await self._under(name)
         await trio.sleep(_SETTLE_SECONDS)
-        while trio.current_time() < ends or self._record.windows[-1].phase != "after":
-            await self._window("after", "")
+        await self._calm("after", calm if ends is None else ends + calm - self._now)
+
+    @property
+    def _now(self) -> float:
+        return trio.current_time()
+
+    async def _calm(self, phase: Phase, seconds: float) -> None:
+        ends = self._now + seconds - WINDOW_SECONDS / 2
+        self._note(await self._window(phase))
+        while self._now < ends:
+            self._note(await self._window(phase))
+
+    async def _under(self, name: str) -> None:
+        async with self._attacking(name) as taken:
+            window = await self._window("during", name)
+        attackers, share = int(taken["connections"]), taken["cpu"]
+        self._note(replace(window, attackers=attackers, attack_cpu=share))
+
+    def _note(self, window: Window) -> None:
+        self._record.windows.append(window)
+        print(
+            f"{window.seconds:7.0f} s  {window.phase:6}  {window.attack or '-':26}"
+            f"  p99 {window.p99_ms:8.1f} ms  {window.peak_bytes / MIB:7.1f} MiB"
+            f"  server {window.server_cpu:4.0%}  attack {window.attack_cpu:4.0%}",
+            flush=True,
+        )
 
     async def sample(self) -> None:
         """See what memory is at its highest."""
@@ -282,9 +219,12 @@ class _Run:
             await trio.sleep(_SAMPLE_SECONDS)
 
     @asynccontextmanager
-    async def _attacking(self, name: str) -> AsyncIterator[None]:
+    async def _attacking(self, name: str) -> AsyncIterator[dict[str, float]]:
+        """Attack meanwhile.  What that took is in what this gives, once it is over."""
+        taken: dict[str, float] = {}
         server = self._server
-        arguments = (server.host, str(server.port), name, str(_CONNECTIONS_OF_AN_ATTACK))
+        numbers = (str(_CONNECTIONS_OF_AN_ATTACK), str(_NICE_OF_AN_ATTACK))
+        arguments = (server.host, str(server.port), name, *numbers)
         process = await trio.lowlevel.open_process(
             [sys.executable, "-m", "benchmarks.attacks", *arguments],
             stdin=subprocess.PIPE,
@@ -295,26 +235,26 @@ class _Run:
         assert process.stdout is not None
         try:
             said = await process.stdout.receive_some()  # that it has begun
-            yield
+            yield taken
             await process.stdin.aclose()
             async for data in process.stdout:
                 said += data
             if await process.wait():
                 raise ClientFailed(f"the attack {name!r} ended with {process.returncode}")
-            taken = json.loads(said.splitlines()[-1])["connections"]
-            self._record.attacks[name] = self._record.attacks.get(name, 0) + taken
+            taken.update(json.loads(said.splitlines()[-1]))
         finally:
             if process.returncode is None:
                 process.kill()
                 with trio.CancelScope(shield=True):
                     await process.wait()
 
-    async def _window(self, phase: Phase, attack: str) -> None:
-        """Five seconds of events, for tabs that stay and tabs that go and come back meanwhile."""
+    async def _window(self, phase: Phase, attack: str = "") -> Window:
+        """Some seconds of events, for tabs that stay and tabs that go and come back meanwhile."""
         staying, coming = self._staying, self._coming
         await staying.begin()
         await coming.begin()
-        self._peak = self._server.usage().pss_bytes
+        began, before = self._now, self._server.usage()
+        self._peak = before.pss_bytes
 
         async def come_and_go() -> None:
             await trio.sleep(WINDOW_SECONDS / 4)
@@ -330,27 +270,27 @@ class _Run:
         stayed = await staying.finish(published, patience=_PATIENCE_SECONDS)
         came = await coming.finish(published, patience=_PATIENCE_SECONDS)
         usage = self._server.usage()
+        share = (usage.cpu_seconds - before.cpu_seconds) / (self._now - began)
         metrics = await trio.to_thread.run_sync(_metrics, self._server)
-        window = Window(
+        latency = stayed.latency
+        return Window(
             phase=phase,
             attack=attack,
-            seconds=trio.current_time() - self._began,
-            p50_ms=stayed.latency.percentile(50) / 1e3,
-            p99_ms=stayed.latency.percentile(99) / 1e3,
-            worst_ms=stayed.latency.worst / 1e3,
-            delivered=stayed.delivered + came.delivered,
+            seconds=round(self._now - self._began, 1),
+            events=published.sent,
+            samples=latency.total,
+            p50_ms=round(latency.percentile(50) / 1e3, 2),
+            p99_ms=round(latency.percentile(99) / 1e3, 2),
+            worst_ms=round(latency.worst / 1e3, 2),
             wrong=_wrong(stayed) + _wrong(came),
+            began_bytes=before.pss_bytes,
             pss_bytes=usage.pss_bytes,
             peak_bytes=max(self._peak, usage.pss_bytes),
             descriptors=usage.descriptors,
             connections=metrics.get("connections"),
             tabs=metrics.get("tabs"),
-        )
-        self._record.windows.append(window)
-        print(
-            f"{window.seconds:7.0f} s  {phase:6}  {attack or '-':24}  p99 {window.p99_ms:8.1f} ms"
-            f"  {window.pss_bytes / _MIB:7.1f} MiB  {window.descriptors} descriptors",
-            flush=True,
+            server_cpu=round(share, 3),
+            client_cpu=round(max(stayed.client_cpu, came.client_cpu), 3),
         )
 
 
@@ -382,12 +322,52 @@ def _metrics(server: Server) -> dict[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command.  Returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "report":
+        soak_report.write()
+        return 0
+    attacks = [name for name in arguments.attack or ATTACKS if name != "none"]
+    plan = Plan(
+        attacks=attacks,
+        seconds=None if arguments.minutes is None else arguments.minutes * 60,
+        rounds=arguments.rounds,
+        seed=arguments.seed,
+    )
+    record = Soak(setting=_setting(arguments.tabs), bounds=Bounds(p99_ms=arguments.p99_ms))
+    trio.run(_until_interrupted, record, plan)
+    if not record.windows:
+        record.broken.append("it ended before anything was known")
+    report = soak_report.report(record)
+    print(f"\n{report}")
+    if arguments.report:
+        arguments.report.write_text(f"{report}\n")
+    if arguments.save:
+        save(soak_report.RESULTS, record)
+    return 1 if list(record.violations()) else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.soak",
         description="Honest tabs, and attacks amid them, for as long as you like.",
         epilog=f"attacks: {'; '.join(ATTACKS)}",
     )
-    parser.add_argument("--minutes", type=float, required=True, metavar="N")
+    parser.add_argument(
+        "command",
+        nargs="?",
+        choices=("run", "report"),
+        default="run",
+        help="`report` writes docs/security.md and benchmarks/results/soak.md from what is saved",
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, metavar="N", help="for so long")
+    length.add_argument(
+        "--rounds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="each attack so often (default: 1, which is 12 minutes for all)",
+    )
     parser.add_argument(
         "--attack",
         action="append",
@@ -405,22 +385,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the bound on a machine that others use too (default: %(default)s)",
     )
     parser.add_argument("--report", type=Path, metavar="FILE.md", help="write it there, too")
-    arguments = parser.parse_args(argv)
-    attacks = [name for name in arguments.attack or ATTACKS if name != "none"]
-    record = Soak(Bounds(p99_ms=arguments.p99_ms), arguments.tabs)
-    trio.run(_until_interrupted, record, arguments.minutes * 60, attacks, arguments.seed)
-    if not record.windows:
-        record.broken.append("it ended before anything was known")
-    report = record.report()
-    print(f"\n{report}")
-    if arguments.report:
-        arguments.report.write_text(f"{report}\n")
-    return 1 if list(record.violations()) else 0
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="keep it in benchmarks/results/soak.jsonl, where `report` finds it",
+    )
+    return parser
 
 
-async def _until_interrupted(
-    record: Soak, seconds: float, attacks: Sequence[str], seed: int
-) -> None:
+def _setting(tabs: int) -> Setting:
+    facts = machine.facts()
+    del facts["peers"]  # none of them has part in this
+    return Setting(
+        tabs=tabs,
+        window_seconds=WINDOW_SECONDS,
+        rate=_RATE,
+        attack_connections=_CONNECTIONS_OF_AN_ATTACK,
+        attack_nice=_NICE_OF_AN_ATTACK,
+        facts={"h2sse": __version__, **facts},
+    )
+
+
+async def _until_interrupted(record: Soak, plan: Plan) -> None:
     async def watch(cancel_scope: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for _ in signals:
@@ -429,7 +415,7 @@ async def _until_interrupted(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, nursery.cancel_scope)
         try:
-            await soak(record, seconds, attacks, random.Random(seed))
+            await soak(record, plan)
         except* (ServerFailed, ClientFailed) as group:
             record.broken += [str(each) for each in _leaves(group)]
         nursery.cancel_scope.cancel()

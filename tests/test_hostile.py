@@ -2,7 +2,7 @@
 
 Each attack is sent as it stands in its description (a CVE has its number beside it); the server is
 to answer as promised, to count the reason, and to go on serving everyone else.  Those that
-benchmarks/soak.py sends without end are in benchmarks/attacks.py.
+benchmarks/soak.py sends without end are in benchmarks/floods.py.
 """
 
 from __future__ import annotations

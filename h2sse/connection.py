@@ -11,6 +11,7 @@ again.  So `_pending` is kept as it is until it is accepted, and nothing more is
 from __future__ import annotations
 
 import logging
+import math
 import random
 import socket
 import ssl
@@ -177,7 +178,9 @@ class Connection:
         self._sock = secure = certificates.context.wrap_socket(
             self._sock, server_side=True, do_handshake_on_connect=False
         )
-        await shake_hands(secure, server.handshakes)
+        # Until its turn has come it waits for us: when five thousand come at once, for ten seconds.
+        left, self._deadline = self._deadline - server.now(), math.inf
+        await shake_hands(secure, server.handshakes, lambda: self._give(left))
         now, number, peer = server.now(), self.number, self.peer
         wire: Http1 | Http2
         if secure.selected_alpn_protocol() == "h2":
@@ -196,6 +199,9 @@ class Connection:
         server.shook_hands(self)
         self.flush()
         return True
+
+    def _give(self, seconds: float) -> None:
+        self._deadline = self._server.now() + seconds
 
     async def _read(self) -> None:
         sock, wire, server = self._sock, self._wire, self._server

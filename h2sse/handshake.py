@@ -23,7 +23,7 @@ import trio
 from . import hello
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
 __all__ = ["Turns", "admitted", "part", "shake_hands"]
 
@@ -88,13 +88,18 @@ class Turns:
         self.go_on = trio.Lock()
 
 
-async def shake_hands(secure: ssl.SSLSocket, turns: Turns) -> None:
-    """Do the handshake, a step a turn.  Raises OSError (`ssl.SSLError` too) if it fails."""
+async def shake_hands(secure: ssl.SSLSocket, turns: Turns, begun: Callable[[], object]) -> None:
+    """Do the handshake, a step a turn; `begun` is called at the first, which may be long in coming.
+
+    Raises OSError (`ssl.SSLError` too) if it fails.
+    """
     turn = turns.begin
     while True:
         async with turn:
             if secure.fileno() < 0:
                 raise trio.ClosedResourceError
+            if turn is turns.begin:
+                begun()
             try:
                 secure.do_handshake()
                 return

@@ -149,6 +149,23 @@ async def test_handshakes_are_taken_in_turns() -> None:
             await until(lambda: len(select.select(peers, [], [], 0)[0]) == 100)
 
 
+async def test_the_deadline_stands_still_until_a_handshake_has_its_turn(
+    jumping_clock: MockClock,
+) -> None:
+    """Thousands that come at once are not to be ended for waiting in line, and come again."""
+    limits = h2sse.Limits(handshake_seconds=3)
+    async with serving(h2sse.App(), limits=limits) as served:
+        async with trio.open_nursery() as nursery:
+
+            async def come() -> None:
+                await (await served.secure("h2")).aclose()
+
+            async with served.server.handshakes.begin:
+                nursery.start_soon(come)
+                await trio.sleep(4)
+        assert reasons(served) == {}
+
+
 BEGINNING = PREFACE + settings_frame({})
 SECTION = frame(HEADERS, END_STREAM, 1, hpack.Encoder().encode([(":method", "GET")]))
 

@@ -10,7 +10,7 @@ from typing import final
 
 import pytest
 import trio
-from support import PATIENCE_SECONDS, Served, serving
+from support import Served, serving
 
 import h2sse
 
@@ -112,7 +112,7 @@ async def wait_for_tabs(served: Served, topic: str, count: int) -> None:
     """Wait until a topic has so many tabs."""
     changed = trio.Event()
     served.app.presence(topic)(lambda _: changed.set())
-    with trio.fail_after(PATIENCE_SECONDS):
+    with trio.fail_after(TOOL_SECONDS):
         while len(served.app.tabs(topic)) != count:
             await changed.wait()
             changed = trio.Event()

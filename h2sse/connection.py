@@ -16,7 +16,7 @@ import random
 import socket
 import ssl
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
 
@@ -46,6 +46,9 @@ PIECE_BYTES = 512
 # fault) is `_heavy`.  It has its turns one by one with all others that are, so that however many
 # there are, tabs wait for one turn of one of them.
 TURN_SECONDS = 0.004
+# What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
+# From here on the next turn waits for as long, so that the others have half of the time at least.
+_LONG_TURN_SECONDS = 4 * TURN_SECONDS
 # At most this much output is written before others have theirs.
 FLUSH_BYTES = 1024 * 1024
 # What a peer may take to answer the PING that follows our first GOAWAY.
@@ -227,10 +230,14 @@ class Connection:
             server.bytes_received += len(data)
             if self._trace is not None:
                 self._trace.received(data)
+            now = server.now()
             if data and (self._heavy or len(data) > PIECE_BYTES):
-                await self._take_turns(wire, data, server.now())
+                await self._take_turns(wire, data, now)
             else:
-                self._take(wire, data, server.now())
+                events = self._act(wire.receive(data, now), now + TURN_SECONDS)
+                self._taken(now)
+                if events:
+                    await self._take_turns(wire, b"", now, events)
             if sock.pending():
                 await trio.lowlevel.checkpoint()
             elif data:
@@ -238,30 +245,33 @@ class Connection:
                 # is nothing in the TLS layer, and asking it again would only cost an exception.
                 await self._readable(sock, wire)
 
-    def _take(self, wire: Wire, data: bytes, came: float) -> None:
-        began = self._server.now()
-        self._act(wire.receive(data, came))
-        self._taken(began)
-
-    async def _take_turns(self, wire: Wire, data: bytes, came: float) -> None:
-        """Take in much, or what takes long, a turn at a time."""
+    async def _take_turns(
+        self, wire: Wire, data: bytes, came: float, events: Sequence[WireEvent] = ()
+    ) -> None:
+        """Take in much, or what takes long, a turn at a time; first `events` that are left over."""
         server = self._server
         at = 0
-        while at < len(data):
+        while events or at < len(data):
             async with server.turns:
                 if self._aborted:
                     raise trio.ClosedResourceError
                 began = server.now()
+                until = began + TURN_SECONDS
                 while True:
-                    self._act(wire.receive(data[at : at + PIECE_BYTES], came))
-                    at += PIECE_BYTES
+                    if not events:
+                        events = wire.receive(data[at : at + PIECE_BYTES], came)
+                        at += PIECE_BYTES
+                    events = self._act(events, until)
                     if wire.protocol != "h2":
                         # Here an early request is answered when the one before it is written:
                         # those of many pieces, all at once, would take a second.
                         self.flush()
-                    if at >= len(data) or server.now() - began > TURN_SECONDS:
+                    if not (events or at < len(data)) or server.now() > until:
                         break
                 self._taken(began)
+                took = server.now() - began
+                if took > _LONG_TURN_SECONDS:
+                    await trio.sleep(took)
 
     def _taken(self, began: float) -> None:
         self.flush()
@@ -395,8 +405,9 @@ class Connection:
 
     # -- what the wire says
 
-    def _act(self, events: Iterable[WireEvent]) -> None:
-        for event in events:
+    def _act(self, events: Sequence[WireEvent], until: float = math.inf) -> Sequence[WireEvent]:
+        """Act on what the wire says; returns what is left of it at the time `until`."""
+        for done, event in enumerate(events, 1):
             match event:
                 case Request():
                     self._streams.serve(self, event)
@@ -406,7 +417,10 @@ class Connection:
                     self._streams.leave(stream)
                 case _:
                     assert_never(event)
+            if done < len(events) and self._server.now() > until:
+                return events[done:]
         self._go_on()
+        return ()
 
     def answered(self) -> None:
         """A handler that was awaited has had its answer."""

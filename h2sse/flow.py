@@ -279,12 +279,18 @@ class Lane:
         limits = flow.limits
         assert source.queue is not None
         others = flow.queued - source.queued
+        bound = limits.connection_backlog_bytes - others
+        share = limits.connection_backlog_bytes // len(flow.outflows)
+        if source.queued >= share >= 2 * size:
+            # Who has its share of a full connection gives way to that: all at the same event, and
+            # alike, not one after the other as each finds what the one before has left.
+            bound = share
         room = overflow.make_room(
             source.queue,
             begun=int(begun),
             waits=source.queued,
             size=size,
-            bound=min(limits.tab_backlog_bytes, limits.connection_backlog_bytes - others),
+            bound=min(limits.tab_backlog_bytes, bound),
         )
         if room is None:
             return False

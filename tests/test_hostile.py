@@ -472,6 +472,34 @@ async def test_heavy_input_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch, en
                 await trio.sleep(0.01)
 
 
+async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
+    """However many such requests come at once: one handler that does not wait cannot be cut."""
+    app = h2sse.App()
+
+    @app.get("/long")
+    def long(_: h2sse.Request) -> h2sse.Response:
+        until = time.perf_counter() + 0.03
+        while time.perf_counter() < until:
+            pass
+        return h2sse.Response(status=204)
+
+    async with serving(app) as served, served.client() as one, served.client() as other:
+        made = [one.request("/long") for _ in range(20)]
+        await one.send(*(data for _, data in made))
+        answers = 0
+        async with trio.open_nursery() as nursery:
+
+            async def all_answered() -> None:
+                await one.answered(*(stream for stream, _ in made))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(all_answered)
+            while True:
+                await other.fetch("/healthz")
+                answers += 1
+    assert answers > 2 * len(made)
+
+
 # -- what holds a connection open, and does no more
 
 HELD_SECONDS = 75

@@ -30,7 +30,9 @@ class Bounds:
     # What all connections of an attack may hold, above what the server had before: 10 MiB each.
     attack_bytes: int = 200 * MIB
     # From before to after: the allocator's, and of histories, which are full by then.
-    drift_bytes: int = 16 * MIB
+    # What CPython keeps, for the next, of 5,000 tabs and their backlogs that are gone; a second time
+    # adds nothing.  What is lost for good, benchmarks/churn.py tells.
+    drift_bytes: int = 32 * MIB
     drift_descriptors: int = 5
 
 

@@ -15,17 +15,16 @@ import math
 import random
 import socket
 import ssl
-import sys
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
 
 import trio
 
+from .full_socket import FullSocket
 from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
-from .liveness import Pace
 from .streams import Streams
 from .wire import Drained, Gone, Overflowed, Request
 
@@ -77,12 +76,11 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_aborted",
-        "_acknowledged",
         "_deadline",
+        "_full",
         "_heavy",
         "_noted",
         "_offered",
-        "_pace",
         "_peer_left",
         "_pending",
         "_server",
@@ -91,7 +89,6 @@ class Connection:
         "_stay",
         "_streams",
         "_trace",
-        "_unblocked",
         "_wire",
         "groups",
         "number",
@@ -114,10 +111,7 @@ class Connection:
         self._heavy = self._slow = False
         self._aborted = False
         self._peer_left = False
-        # While the socket is full: how the peer takes what is in it, and how much it had taken.
-        self._pace: Pace | None = None
-        self._acknowledged: int | None = None
-        self._unblocked: trio.Event | None = None
+        self._full: FullSocket | None = None
         # Of the handshake; then of the connection's age; then of the round trip before its end.
         self._deadline = server.now() + server.limits.handshake_seconds
 
@@ -211,16 +205,16 @@ class Connection:
         assert wire is not None
         assert isinstance(sock, ssl.SSLSocket)
         while not wire.closed:
-            while self._unblocked is not None and wire.unsent > server.limits.unsent_control_bytes:
-                await self._unblocked.wait()  # it asks, but does not read our answers
+            while self._full is not None and wire.unsent > server.limits.unsent_control_bytes:
+                await self._full.drained.wait()  # it asks, but does not read our answers
             try:
                 data = sock.recv(READ_BYTES)
             except ssl.SSLWantReadError:
                 await self._readable(sock, wire)
                 continue
             except ssl.SSLWantWriteError:
-                if self._unblocked is not None:
-                    await self._unblocked.wait()  # two tasks may not wait for one socket
+                if self._full is not None:
+                    await self._full.drained.wait()  # two tasks may not wait for one socket
                 else:
                     await trio.lowlevel.wait_writable(sock)
                 continue
@@ -293,10 +287,10 @@ class Connection:
         """Write what is left, say the last word, and see that it arrives."""
         sock = self._sock
         self._streams.leave_all()
-        while not self._peer_left and (self._offered or self._unblocked is not None):
+        while not self._peer_left and (self._offered or self._full is not None):
             # The peer may be slow: `stall_seconds` bounds that, in `expire`.
-            if self._unblocked is not None:
-                await self._unblocked.wait()
+            if self._full is not None:
+                await self._full.drained.wait()
             self.flush()
             await trio.lowlevel.checkpoint()
         if self._peer_left or self._aborted:
@@ -312,9 +306,8 @@ class Connection:
             if now >= self._deadline:
                 self._server.count("no TLS handshake within handshake_seconds", self)
                 self.abort()
-        elif self._pace is not None:
-            self._note_pace(self._pace, now)
-            if self._pace.stands_still(now):
+        elif self._full is not None:
+            if self._full.stands_still(now, self._wire.waits + len(self._pending)):
                 self._server.count("socket full for stall_seconds", self)
                 self.abort()
         elif not self._wire.closed:
@@ -324,13 +317,6 @@ class Connection:
                 self._age(now)
             if events or self._wire.unsent or self._wire.closed:
                 self.flush()
-
-    def _note_pace(self, pace: Pace, now: float) -> None:
-        before, acknowledged = self._acknowledged, _acknowledged(self._sock)
-        if before is not None and acknowledged is not None:
-            self._acknowledged = acknowledged
-            assert self._wire is not None
-            pace.took(acknowledged - before, now, self._wire.waits + len(self._pending))
 
     # -- going away
 
@@ -483,16 +469,14 @@ class Connection:
             self.abort()
 
     def _flush(self, wire: Wire) -> None:
-        if self._unblocked is not None:
+        if self._full is not None:
             # The socket is full; tabs that came to their bound meanwhile are gone all the same.
             if events := wire.take_events():
                 self._act(events)
         elif not self._write(wire):
-            self._unblocked = trio.Event()
-            waits = wire.waits + len(self._pending)
-            self._pace = Pace(self._server.limits, self._server.now(), waits)
-            self._acknowledged = _acknowledged(self._sock)
-            self._server.spawn(self, self._unblock, wire)
+            server, waits = self._server, wire.waits + len(self._pending)
+            self._full = FullSocket(self._sock, server.limits, server.now(), waits)
+            server.spawn(self, self._drain_socket, wire, self._full)
 
     def _wake_reader(self) -> None:
         # It waits for input, which may never come, to see that the wire is closed.
@@ -532,42 +516,21 @@ class Connection:
                 self.offered()
                 return True
 
-    async def _unblock(self, wire: Wire) -> None:
+    async def _drain_socket(self, wire: Wire, full: FullSocket) -> None:
         """Wait for the socket to drain, and write on."""
-        assert self._unblocked is not None
         try:
             while not self._aborted:
                 await trio.lowlevel.wait_writable(self._sock)
-                if self._acknowledged is None:
-                    # Nothing tells how much it took: that it took some must do.
-                    waits = wire.waits + len(self._pending)
-                    self._pace = Pace(self._server.limits, self._server.now(), waits)
+                full.moved(self._server.now(), wire.waits + len(self._pending))
                 if self._write(wire):
                     break
         except (OSError, trio.ClosedResourceError) as error:
             logger.debug("connection %d: %s", self.number, error)
             self.abort()
         finally:
-            event, self._unblocked, self._pace = self._unblocked, None, None
-            event.set()
+            self._full = None
+            full.drained.set()
             if not self._aborted:
                 self._note(wire.waits)
             if wire.closed:
                 self._wake_reader()
-
-
-# `tcpi_bytes_acked` of Linux's struct tcp_info (tcp(7)), there since 4.1.
-_BYTES_ACKED = slice(120, 128)
-
-
-def _acknowledged(sock: socket.socket) -> int | None:
-    """Bytes that the peer's kernel has taken; None where ours does not tell.
-
-    OpenSSL says of `_pending`, 128 KiB at the most, when it has been given all of it: at 2 KB/s
-    that is once a minute.
-    """
-    if sys.platform != "linux":
-        return None
-    found = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.stop)
-    # Something has been: the handshake.
-    return int.from_bytes(found[_BYTES_ACKED], sys.byteorder) or None

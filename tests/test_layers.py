@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "connection",
         "server",
         "handshake",
+        "full_socket",
         "streams",
         "asgi",
         "asgi_exchange",

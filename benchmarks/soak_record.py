@@ -29,9 +29,8 @@ class Bounds:
     p99_ms: float = 50.0
     # What all connections of an attack may hold, above what the server had before: 10 MiB each.
     attack_bytes: int = 200 * MIB
-    # From before to after: the allocator's, and of histories, which are full by then.
-    # What CPython keeps, for the next, of 5,000 tabs and their backlogs that are gone; a second time
-    # adds nothing.  What is lost for good, benchmarks/churn.py tells.
+    # From before to after: of histories, which are full by then, and what CPython keeps of 5,000
+    # tabs that are gone; a second time adds nothing.  What leaks, churn.py tells.
     drift_bytes: int = 32 * MIB
     drift_descriptors: int = 5
 

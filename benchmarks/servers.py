@@ -35,7 +35,14 @@ import trustme
 from .model import ProtocolName, Usage
 from .peers import Peer, Setup
 
-__all__ = ["Server", "ServerFailed", "serving"]
+__all__ = [
+    "Server",
+    "ServerFailed",
+    "allow_descriptors",
+    "make_certificate",
+    "serving",
+    "start",
+]
 
 HOST = "127.0.0.1"
 
@@ -155,8 +162,8 @@ async def serving(
 
     Raises ServerFailed if it cannot be started, ends, or does not answer in half a minute.
     """
-    _allow_descriptors()
-    certificate = _certificate()
+    allow_descriptors()
+    certificate = make_certificate()
     with tempfile.TemporaryDirectory(prefix=_TEMPORARY) as folder:
         server = await _started(peer, protocol, max_streams, certificate, Path(folder))
         try:
@@ -182,14 +189,14 @@ async def _started(
             max_streams=max_streams,
         )
         try:
-            return await _start(peer, setup, folder / f"{attempt}.log", certificate.ca)
+            return await start(peer, setup, folder / f"{attempt}.log", certificate.ca)
         except _PortTaken:
             if attempt == PORT_ATTEMPTS:
                 raise
     raise AssertionError("unreachable")
 
 
-async def _start(peer: Peer, setup: Setup, log: Path, cafile: Path) -> Server:
+async def start(peer: Peer, setup: Setup, log: Path, cafile: Path) -> Server:
     try:
         # In a thread: it may compile.
         command = await trio.to_thread.run_sync(peer.command, setup)
@@ -301,7 +308,7 @@ def _free_port() -> int:
         return port
 
 
-def _allow_descriptors() -> None:
+def allow_descriptors() -> None:
     """Each connection is one; servers inherit our limit, and not all raise it themselves."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -316,7 +323,7 @@ class _Certificate:
 
 
 @cache
-def _certificate() -> _Certificate:
+def make_certificate() -> _Certificate:
     """One for all servers of a run; its files are removed when the harness ends."""
     folder = tempfile.TemporaryDirectory(prefix=_TEMPORARY)
     atexit.register(folder.cleanup)

@@ -23,9 +23,9 @@ from benchmarks.servers import (
     HOST,
     Server,
     ServerFailed,
-    _allow_descriptors,
-    _certificate,
-    _start,
+    allow_descriptors,
+    make_certificate,
+    start,
 )
 from h2sse import __version__
 
@@ -111,7 +111,7 @@ class Standing:
 
     async def _begin(self) -> None:
         self._runs += 1
-        self._server = await _start(self._peer, self._setup, self._log, self.cafile)
+        self._server = await start(self._peer, self._setup, self._log, self.cafile)
 
     async def _end(self) -> None:
         server, self._server = self._server, None
@@ -129,8 +129,8 @@ async def standing(options: Sequence[str], faults: list[str]) -> AsyncIterator[S
 
     `faults` is where it says what runs of it did that they must not.
     """
-    _allow_descriptors()
-    certificate = _certificate()
+    allow_descriptors()
+    certificate = make_certificate()
     with tempfile.TemporaryDirectory(prefix="h2sse-benchmark-") as folder:
         setup = Setup(
             protocol="h2",

@@ -24,7 +24,8 @@ class Limits:
 
     # -- how long we wait for a peer, in seconds.  Checked once a second.
 
-    # The TLS handshake: two round trips and a signature.  Go gives 10 s as well.
+    # The TLS handshake: two round trips and a signature.  Go gives 10 s as well.  What a peer waits
+    # for its turn, when thousands come at once, does not count.
     handshake_seconds: float = 10
     # From the first byte of a connection or request until its header section is whole.
     request_seconds: float = 10

@@ -201,7 +201,8 @@ async def test_300_streams_opened_and_closed_in_a_loop(tabs: Tabs) -> None:
     await page.until("window.errors === 0")
     await page.run("document.querySelector('[data-open=\"300\"]').click()")
     await page.until(f"{http2}.querySelectorAll('[data-state=moving]').length === 256")
-    full = "All 256 streams that the server allows on connection 1 are taken"
+    # Whichever connection it is: a browser tries several at first.
+    full = "All 256 streams that the server allows on connection"
     await page.until(f"{http2}.querySelector('.verdict').textContent.startsWith('{full}')")
     # And the browser is ended with all of them open.
 

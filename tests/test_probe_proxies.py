@@ -34,12 +34,14 @@ async def found(directives: str, names: Iterable[str]) -> dict[str, Finding]:
 
 
 async def test_a_proxy_that_buffers_is_recognised() -> None:
-    seen = await found(BUFFERS, ("alpn", "status", "head-at-once", "cors", "prompt", "ids"))
+    names = ("alpn", "status", "head-at-once", "cors", "prompt", "ids", "cancelled-streams")
+    seen = await found(BUFFERS, names)
     faults = {name for name, finding in seen.items() if finding.verdict is Verdict.FAIL}
     assert faults == {"head-at-once"}, seen
     assert "a buffer has to fill first" in seen["head-at-once"].seen
     assert seen["alpn"].verdict is Verdict.PASS
     assert seen["prompt"].verdict is Verdict.CANNOT_TELL
+    assert seen["cancelled-streams"].verdict is Verdict.CANNOT_TELL
 
 
 async def test_a_proxy_that_compresses_is_recognised() -> None:

@@ -181,7 +181,7 @@ async def surplus_stream(lab: Lab) -> Finding:
     seconds=20,
 )
 async def cancelled_streams(lab: Lab) -> Finding:
-    async with lab.connect() as peer:
+    async with lab.listening() as (peer, _):
         limit = await _limit(peer)
         count = min(limit or _MANY, _MOST) + 20
         with charged(f"while {count} streams were opened and cancelled in turn"):

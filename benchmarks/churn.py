@@ -30,6 +30,7 @@ from typing import TypeAlias, final
 import psutil  # type: ignore[import-untyped] # its stubs are apart
 import trio
 
+from benchmarks.groups import leaves
 from benchmarks.load import ClientFailed
 from benchmarks.peers.peer import Peer, Setup
 from benchmarks.servers import Server, ServerFailed, serving
@@ -405,7 +406,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         trio.run(churn, record, arguments.connections, arguments.streams)
     except* (ServerFailed, ClientFailed) as group:
-        record.broken += [str(each) for each in _leaves(group)]
+        record.broken += [str(each) for each in leaves(group)]
     except* KeyboardInterrupt:
         record.broken.append("interrupted")
     report = record.report()
@@ -413,14 +414,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.report:
         arguments.report.write_text(f"{report}\n")
     return 1 if list(record.violations()) else 0
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ import trio
 
 from benchmarks import machine, soak_report
 from benchmarks.attacks import ATTACKS, EVENTS, LOSSY
+from benchmarks.groups import leaves
 from benchmarks.load import ClientFailed, Load, Publisher
 from benchmarks.model import Opened, Reception, Shape
 from benchmarks.peers.peer import Peer, Setup
@@ -417,16 +418,8 @@ async def _until_interrupted(record: Soak, plan: Plan) -> None:
         try:
             await soak(record, plan)
         except* (ServerFailed, ClientFailed) as group:
-            record.broken += [str(each) for each in _leaves(group)]
+            record.broken += [str(each) for each in leaves(group)]
         nursery.cancel_scope.cancel()
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for each in group.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            yield from _leaves(each)
-        else:
-            yield each
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ OpenSSL has the socket: that this is no plain HTTP, in the clear, and that there
 common (RFC 7301 3.2).  And whatever is said last is lost if input is left unread then: the kernel
 would reset the connection.  So both ends of a connection's life read on for a while.
 
-Nothing here has a deadline for the handshake: `Connection.expire` closes the socket, and each wait
+Handshakes cost more than anything else that a stranger can ask for, so they are taken in turns.
+Nothing here has a deadline for them: `Connection.expire` closes the socket, and each wait
 raises `trio.ClosedResourceError`.
 """
 

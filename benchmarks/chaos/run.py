@@ -27,6 +27,7 @@ from typing import assert_never, final
 
 import trio
 
+from benchmarks.groups import leaves
 from benchmarks.load import ClientFailed
 from benchmarks.servers import ServerFailed
 
@@ -113,17 +114,10 @@ async def chaos(record: Chaos, acts: Sequence[Act], options: Sequence[str] = ())
                 finally:
                     record.published = run.close()
         except* (ServerFailed, ClientFailed, trio.TooSlowError) as group:
-            record.broken += [str(each) or repr(each) for each in _leaves(group)]
+            record.broken += [str(each) or repr(each) for each in leaves(group)]
         judge = Judge(record.published)
         judge.files(file for file in files if file.exists())
         record.verdict = judge.verdict
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    found: list[BaseException] = []
-    for each in group.exceptions:
-        found += _leaves(each) if isinstance(each, BaseExceptionGroup) else [each]
-    return found
 
 
 # -- the processes

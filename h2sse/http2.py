@@ -33,10 +33,11 @@ from h2.exceptions import ProtocolError
 
 from . import frames, wire
 from .fields import Head, read_trailers
-from .flow import Flow, Lane, Outflow
+from .flow import Flow, Outflow
 from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
 from .guard import Breach, Guard
 from .http2_requests import Refused, Requests, Reset
+from .lane import Lane
 from .liveness import PROBE, Liveness, Pace
 from .machine import CLOSED_STREAMS, Machine
 from .wire import (

@@ -124,6 +124,7 @@ class _Lossy:
         before = waiting.copy()
         room = self._shorten(waiting, begun, waits, most, frame)
         if room.waits > most:
+            waiting[:] = before
             return None
         after, freed = waiting.copy(), waits - room.waits
         self._last = _Gulp(before, begun, frame, most, after, room.lost, freed)

@@ -301,9 +301,20 @@ WireEvent: TypeAlias = Request | Gone | Drained | Overflowed
 
 @final
 class Rest(bytes):
-    """A piece of a payload that is not its first: it goes with what stands before it."""
+    """A piece of a payload that is not its first: it goes with what stands before it.
+
+    So it equals no whole payload, of the same bytes though it may be.
+    """
 
     __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rest) and bytes(self) == bytes(other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other  # else it would be that of bytes
+
+    __hash__ = bytes.__hash__
 
 
 @final
@@ -339,8 +350,9 @@ class Overflow(Protocol):
     ) -> Room | None:
         """Let go of so much of `waiting` that `size` more bytes may wait; None if it cannot.
 
-        The first `begun` entries, and the rest of such a payload, are on their way and stay.
-        `waits` is what all of it comes to; `frame` makes of a payload what stands in `waiting`.
+        It is all that or nothing.  The first `begun` entries, and the rest of such a payload, are
+        on their way and stay.  `waits` is what all of it comes to; `frame` makes of a payload what
+        stands in `waiting`.
         """
 
 

@@ -19,8 +19,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from h2sse import flow
 from h2sse.config import Limits
-from h2sse.flow import FRAME_BYTES, TAKE_BYTES, Lane
+from h2sse.flow import FRAME_BYTES, TAKE_BYTES
 from h2sse.http2 import Http2
+from h2sse.lane import Lane
 from h2sse.wire import Drained, Gone, Overflowed, Request, Response
 
 REQUEST = (
@@ -431,6 +432,56 @@ def test_a_backlog_is_not_copied_for_each_stream() -> None:
         lane.offer(b"x" * 5_000)
     assert link.wire._flow.queued - held == 20 * 5_000
     assert list(lane.queue) == [b"x" * 5_000] * 20
+
+
+def test_a_payload_is_queued_once_for_all_at_a_standstill() -> None:
+    link = Link(Limits(), window=100)
+    lane, (apart, *streams) = streams_in_lane(link, 20)
+    lane.offer(b"x" * 500)  # more than their windows: each sends what it may
+    link.sync()
+    link.client.increment_flow_control_window(50, apart)
+    lane.offer(b"y" * 300)
+    link.sync()
+    # All have had as much as their windows allowed when they are found side by side again.
+    lane.offer(b"z" * 300)
+    alone, together = sorted(lane.standstills, key=lambda each: len(each.members))
+    assert [each.h2.stream_id for each in alone.members] == [apart]
+    assert [each.h2.stream_id for each in together.members] == streams
+    assert together.queue == [b"x" * 500, b"y" * 300, b"z" * 300]
+    assert not lane.apart
+    for stream in streams[::2]:
+        link.client.increment_flow_control_window(2**20, stream)
+    link.sync()
+    assert [each.h2.stream_id for each in together.members] == streams[1::2]
+    link.client.reset_stream(streams[1])
+    link.say()
+    lane.offer(b"a")
+    for stream in (apart, *streams[3::2]):
+        link.client.increment_flow_control_window(2**20, stream)
+    link.sync()
+    assert not lane.standstills
+    assert link.wire._flow.queued == 0
+    for stream in (apart, streams[0], *streams[2:]):
+        whole = FIRST + b"x" * 500 + b"y" * 300 + b"z" * 300 + b"a"
+        assert link.received[stream] == whole
+
+
+def test_as_many_at_a_standstill_end_as_make_room() -> None:
+    """At the connection's bound, where each of them counts in full."""
+    limits = Limits(tab_backlog_bytes=60_000, connection_backlog_bytes=100_000)
+    link = Link(limits, window=100)
+    lane, streams = streams_in_lane(link, 10)
+    for _ in range(3):
+        lane.offer(b"x" * 3_000)
+        link.sync()
+    assert link.wire._flow.queued > 85_000
+    assert not link.events or Overflowed(streams[0]) not in link.events
+    lane.offer(b"x" * 3_000)
+    link.sync()
+    ended = [event.stream for event in link.events if isinstance(event, Overflowed)]
+    assert ended == streams[: len(ended)]
+    assert len(ended) == 2  # 10 times 9,000 wait: 8 times 12,000 may
+    assert link.wire._flow.queued <= 100_000
 
 
 def test_memory_of_a_whole_backlog_is_bounded() -> None:

@@ -21,6 +21,7 @@ LAYERS: dict[str, set[str]] = {
         *(
             "fields",
             "flow",
+            "lane",
             "machine",
             "http1",
             "http1_requests",
@@ -85,7 +86,7 @@ FOR_TYPES_ONLY = {("flow", "h2")}
 
 # A wire knows bytes, not events; the hub knows events, not bytes.  Not even through others.
 WIRES = {
-    *("http1", "http1_requests", "http2", "http2_requests", "machine", "flow", "fields"),
+    *("http1", "http1_requests", "http2", "http2_requests", "machine", "flow", "lane", "fields"),
     *("client.http1", "client.http2"),
 }
 EVENTS = {"sse", "history", "overflow", "hub", "publishing", "app"}

@@ -270,10 +270,10 @@ def measure(wire: Wire) -> None:
     most = LIMITS.tab_backlog_bytes + ONE_PAYLOAD_BYTES
     for outflow in apart:
         assert outflow.queue is not None
-        assert outflow.queued == sum(map(len, outflow.queue)) - outflow.offset <= most
+        assert outflow.waits == sum(map(len, outflow.queue)) - outflow.offset <= most
     for lane in lanes:
         assert lane.queued == sum(map(len, lane.queue)) <= most
-    assert flow.queued == sum(each.queued for each in apart) + sum(each.queued for each in lanes)
+    assert flow.queued == sum(each.waits for each in apart) + sum(each.waits for each in lanes)
     # Lanes wait for their turn also when their streams have gone.
     assert len(flow.turns) <= 2 * LIMITS.max_concurrent_streams + 2 * len(flow.outflows)
 

@@ -124,7 +124,7 @@ class Http2:
         # Whether all streams that there were have been ended for their peer's slowness: then it is
         # not waited for as if it had been idle.
         self._overdue = False
-        self._pace: Pace | None = None  # while the connection's window keeps DATA waiting
+        self._pace: Pace | None = None  # while DATA waits, for whichever window
         self._sent = 0  # DATA as of the latest `expire`
         self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
@@ -555,10 +555,14 @@ class Http2:
         return self.take_events()
 
     def _end_still(self, now: float) -> None:
-        """End the connection if its window has been closed, or all but closed, for too long."""
+        """End the connection if of what waits the peer has taken nothing, or all but, for too long.
+
+        Not for its window alone: one that closes it whenever it opens those of its streams would
+        have twice the time.  A stream that is at fault by itself has been ended before.
+        """
         flow, window = self._flow, self._machine.outbound_flow_control_window
         took, self._sent = self._granted - window - self._sent, self._granted - window
-        if self._closed or not flow.queued or window > 0:
+        if self._closed or not flow.queued:
             self._pace = None
         elif self._pace is None:
             self._pace = Pace(self._limits, now, flow.queued)
@@ -573,6 +577,8 @@ class Http2:
         late = self._requests.late(now)
         since_over = now - self._limits.stall_seconds
         stalled = [outflow for outflow, since in flow.stalled.items() if since <= since_over]
+        if stalled:
+            self._pace = None  # it was theirs; others may have begun to wait later
         if late or stalled:
             self._overdue = len(late) + len(stalled) == len(machine.streams)
         for stream, refused in late.items():

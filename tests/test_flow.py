@@ -448,6 +448,10 @@ def test_a_payload_is_queued_once_for_all_at_a_standstill() -> None:
     assert [each.h2.stream_id for each in alone.members] == [apart]
     assert [each.h2.stream_id for each in together.members] == streams
     assert together.queue == [b"x" * 500, b"y" * 300, b"z" * 300]
+    link.client.increment_flow_control_window(50, streams[-1])  # it comes to the same place later
+    link.sync()
+    lane.offer(b"w" * 300)
+    assert [each.h2.stream_id for each in alone.members] == [apart, streams.pop()]
     assert not lane.apart
     for stream in streams[::2]:
         link.client.increment_flow_control_window(2**20, stream)
@@ -456,13 +460,14 @@ def test_a_payload_is_queued_once_for_all_at_a_standstill() -> None:
     link.client.reset_stream(streams[1])
     link.say()
     lane.offer(b"a")
-    for stream in (apart, *streams[3::2]):
+    last = max(link.received)
+    for stream in (apart, last, *streams[3::2]):
         link.client.increment_flow_control_window(2**20, stream)
     link.sync()
     assert not lane.standstills
     assert link.wire._flow.queued == 0
-    for stream in (apart, streams[0], *streams[2:]):
-        whole = FIRST + b"x" * 500 + b"y" * 300 + b"z" * 300 + b"a"
+    for stream in (apart, last, streams[0], *streams[2:]):
+        whole = FIRST + b"x" * 500 + b"y" * 300 + b"z" * 300 + b"w" * 300 + b"a"
         assert link.received[stream] == whole
 
 
@@ -611,6 +616,38 @@ def test_a_window_that_is_open_is_not_at_fault() -> None:
         assert waiting.looked_at(second)
         waiting.takes(second, 100)
     assert waiting.link.wire._flow.queued == rest - 400
+
+
+def test_windows_closed_in_turns_buy_no_time() -> None:
+    """First the connection's, and when that opens the stream's."""
+    waiting = Waiting(window=2**30)
+    waiting.offer(100_000)
+    assert waiting.looked_at(1)
+    assert waiting.looked_at(50)
+    waiting.link.client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    waiting.takes(50, 100_000)
+    assert waiting.looked_at(51)
+    assert waiting.looked_at(60)
+    assert not waiting.looked_at(61)
+
+
+def test_a_stream_that_stands_still_ends_alone() -> None:
+    waiting = Waiting(window=0)
+    waiting.offer(1_000)
+    assert waiting.looked_at(1)
+    late = waiting.link.open()
+    waiting.link.wire.enter(late, waiting.lane)
+    waiting.link.client.increment_flow_control_window(len(FIRST), late)
+    waiting.link.now = 30
+    waiting.offer(10)
+    assert waiting.looked_at(59)
+    assert not waiting.looked_at(60)
+    waiting.takes(70, 1)  # it is there, and answers PINGs
+    waiting.looked_at(89)
+    assert waiting.link.ended == {waiting.stream}
+    waiting.looked_at(90)
+    assert waiting.link.ended == {waiting.stream, late}
+    assert not waiting.link.wire.closed
 
 
 @pytest.mark.parametrize(("size", "lives"), [(1, 60), (2, 199)])

@@ -257,7 +257,8 @@ class Http2:
         elif kind == frames.DATA:
             self._stray_data(stream, now)
             self._feed(frame, now)
-            self._machine.forgive(stream)
+            if self.statistics.resets_sent == resets_sent:  # else it is what this frame earned
+                self._machine.forgive(stream)
         elif kind <= frames.CONTINUATION:
             self._feed(frame, now)
         # else: a frame of an extension, ignored (RFC 9113 5.5)

@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, _decode_headers
+from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from h2.stream import StreamClosedBy, StreamInputs
-from hpack import Decoder, Encoder, HPACKDecodingError, OversizedHeaderListError
+from hpack import Decoder, Encoder, HPACKDecodingError, HPACKError, OversizedHeaderListError
 
 from .fields import FIELD_OVERHEAD_BYTES, Verdict, read_head
 from .frames import CONTINUATION, END_HEADERS, END_STREAM, FRAME_BYTES, HEADERS
 
 if TYPE_CHECKING:
-    from h2.errors import ErrorCodes
-
     from .config import Limits
     from .wire import Fields
 
@@ -64,7 +63,12 @@ class FieldDecoder(Decoder):
         if known is None:
             table = self.header_table
             size, newest = table.maxsize, _newest(table.dynamic_entries)
-            self.section = self._fields(block)
+            try:
+                self.section = self._fields(block)
+            except OversizedHeaderListError:
+                raise
+            except (HPACKError, IndexError) as error:
+                raise CompressionError from error
             self.verdict = None
             if table.maxsize != size or _newest(table.dynamic_entries) is not newest:
                 self._memo.clear()
@@ -113,6 +117,13 @@ class FieldDecoder(Decoder):
     def head(self) -> Verdict:
         """What the last section says, read as a request's."""
         return self.verdict or read_head(self.section, self._limits)
+
+
+@final
+class CompressionError(ProtocolError):
+    """A header section that cannot be decoded (RFC 9113 4.3): h2 would call it PROTOCOL_ERROR."""
+
+    error_code = ErrorCodes.COMPRESSION_ERROR
 
 
 @final

@@ -48,7 +48,7 @@ import h2sse.connection
 from benchmarks.attacks import EVENTS, FLOODS, malformed_requests
 
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
-REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 7, 8, 11
+STREAM_CLOSED, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 5, 7, 8, 9, 11
 
 # A tenth of the defaults, and next to nothing earned back while a test runs.
 LIMITS = h2sse.Limits(
@@ -199,6 +199,23 @@ async def test_settings_of_32_entries_are_taken() -> None:
         assert (await client.fetch("/healthz")).status == 200
 
 
+async def test_data_after_the_end_resets_its_stream_and_says_so() -> None:
+    """RFC 9113 5.1: the tab has said that it sends nothing more."""
+    app = h2sse.App()
+    async with serving(app) as served, served.client() as client:
+        stream, other = await client.listen(EVENTS), await client.listen(EVENTS)
+        await client.send(frame(DATA, 0, stream.id, b"x"))
+        await client.read_until(lambda: stream.over)
+        assert stream.reset == STREAM_CLOSED
+        # What is on its way to a stream that was reset is no new fault.
+        heard = len(client.frames)
+        await client.send(frame(DATA, 0, stream.id, b"x"))
+        await client.settle()
+        assert not [each for each in client.frames[heard:] if each.stream == stream.id]
+        app.publish("a", h2sse.Event(data="still here"))
+        await client.heard(1, other)
+
+
 async def test_an_acknowledgement_of_nothing_is_refused() -> None:
     """The server has sent SETTINGS once."""
     async with serving(h2sse.App()) as served, served.client() as client:
@@ -251,7 +268,32 @@ async def test_table_size_updates_are_bounded() -> None:
         await client.over(stream)
         assert stream.status == 200
         bomb = frame(HEADERS, 5, stream.id + 2, b"\x20" * 16_000)
-        assert await attack(client, bomb) == PROTOCOL_ERROR
+        assert await attack(client, bomb) == COMPRESSION_ERROR
+
+
+@pytest.mark.parametrize(
+    "block",
+    [b"\x80", b"\xfe", b"\x40\x0aab", b"\x00\x81\xff\xff", b"\x3f\xe2\x1f", b"\x82\x20"],
+    ids=[
+        "index 0",
+        "an index that is not there",
+        "a literal that breaks off",
+        "Huffman code that is none",
+        "a table over the one we allow",
+        "a table-size update amid fields",
+    ],
+)
+@pytest.mark.parametrize("whole", [True, False])
+async def test_a_section_that_cannot_be_decoded_is_a_compression_error(
+    block: bytes, whole: bool
+) -> None:
+    """RFC 9113 4.3: without its state no later section can be read."""
+    parts = frame(HEADERS, 5, 1, block)
+    if not whole:
+        parts = frame(HEADERS, 1, 1, block[:1]) + frame(CONTINUATION, 4, 1, block[1:])
+    async with serving(h2sse.App()) as served, served.client() as client:
+        assert await attack(client, parts) == COMPRESSION_ERROR
+        assert reasons(served) == {"CompressionError": 1}
 
 
 async def test_a_header_bomb_is_not_unpacked() -> None:
@@ -368,7 +410,7 @@ def cable_pulled(sock: trio.socket.SocketType) -> Iterator[None]:
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
 async def test_a_pulled_cable_is_noticed(protocol: str) -> None:
     """Over HTTP/2 by the PING, over HTTP/1.1 by heartbeats that nobody acknowledges."""
-    limits = h2sse.Limits(probe_seconds=1, probe_answer_seconds=1, unacknowledged_seconds=1)
+    limits = h2sse.Limits(probe_seconds=0.5, probe_answer_seconds=0.5, unacknowledged_seconds=0.5)
     app = h2sse.App()
     arrived, left = trio.Event(), trio.Event()
 
@@ -376,7 +418,7 @@ async def test_a_pulled_cable_is_noticed(protocol: str) -> None:
     def _(change: h2sse.Presence) -> None:
         (arrived if change.joined else left).set()
 
-    async with serving(app, limits=limits, heartbeat_seconds=1) as served:
+    async with serving(app, limits=limits, heartbeat_seconds=0.5) as served:
         stream = await served.secure(protocol)
         sock = stream.transport_stream.socket
         if protocol == "h2":

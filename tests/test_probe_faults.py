@@ -499,12 +499,50 @@ class _Body(Fault):
 
 
 class StrayLine(_Body):
+    """An unknown field, which is ignored (HTML 9.2.6): at worst it was meant to be data."""
+
     check = "well-formed"
+    verdict = WARN
 
     def changed(self, stream: int, body: bytes) -> bytes:
         # What fills a frame stays as it is.
         small = b"\ndata: " in body and len(body) < 1000
         return body.replace(b"id: ", b"oops\nid: ", 1) if small else body
+
+
+class StrayLineOfItsOwn(StrayLine):
+    check = "well-formed"
+    ticks = True
+
+
+class _Retry(_Body):
+    """A reconnection time that is none (HTML 9.2.6), nor one for all streams."""
+
+    check = "well-formed"
+    also = frozenset({"retry", "retry-spread"})
+    said: ClassVar[bytes]
+
+    def changed(self, stream: int, body: bytes) -> bytes:
+        return re.sub(rb"retry: \d+", b"retry:" + self.said, body)
+
+
+class RetryInWords(_Retry):
+    check = "well-formed"
+    said = b" soon"
+
+
+class RetryAfterTwoSpaces(_Retry):
+    """Of which one is the value's."""
+
+    check = "well-formed"
+    said = b"  3000"
+
+
+class NotUtf8(_Body):
+    check = "well-formed"
+
+    def changed(self, stream: int, body: bytes) -> bytes:
+        return body.replace(b"\ndata: ", b"\ndata: \xff", 1)
 
 
 class BareLf(_Body):
@@ -516,8 +554,11 @@ class BareLf(_Body):
 
 
 class BareLfOfItsOwn(BareLf):
+    """Nothing tells the rest of the data from an unknown field."""
+
+    check = "well-formed"
+    verdict = WARN
     ticks = True
-    also = frozenset({"well-formed"})
 
 
 class InPieces(Fault):

@@ -5,10 +5,10 @@ ask for much by little.  An attack makes bytes for one connection; `python -m be
 HOST PORT NAME CONNECTIONS [NICE]` sends them over that many, each of which comes back when the
 server has ended it, until stdin ends.  It attacks nothing but this machine.
 
-The attacker is to cost the server what it can, and those who measure beside it nothing.  So bytes
-are made once for all connections; it can be nice, so that a process that measures has the core it
-needs at once; and a connection that was ended comes back after `again_seconds`, since else every
-flood that is refused at once would be one of handshakes, which is an attack of its own.
+The attacker is to cost the server what it can, and those who measure beside it little.  So bytes
+are made once for all connections; it can be nice, to whoever is in another session if it leads one
+of its own; and a connection that was ended comes back after `again_seconds`, since else every flood
+that is refused at once would be one of handshakes, which is an attack of its own.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import count, repeat
+from pathlib import Path
 from typing import Literal, final
 
 import hpack
@@ -70,12 +71,13 @@ __all__ = [
     "malformed_requests",
 ]
 
-# Of one attempt to connect, or one write that is not taken.
+# Of one connection, from the attempt to its end: the server's own deadlines come first, so only one
+# that hears nothing of its end, or is served as long as it asks, is given up.
 _PATIENCE_SECONDS = 100.0
 # From a connection's end until it is back: 20 of them make 200 handshakes a second at the most,
 # which cost the server a fifth of a core.
 AGAIN_SECONDS = 0.1
-# Of attacks that are nothing but connections.
+# Of attacks by coming and going.
 _AT_ONCE_SECONDS = 0.02
 _READ_BYTES = 64 * 1024
 
@@ -101,7 +103,9 @@ class Attack:
 
 # -- what they send
 
-_INITIAL_WINDOW_SIZE, _HEADER_TABLE_SIZE = 4, 1
+_INITIAL_WINDOW_SIZE, _HEADER_TABLE_SIZE = 4, 1  # RFC 9113 6.5.2
+_WHOLE = END_STREAM | END_HEADERS
+_PING = frame(PING, 0, 0, bytes(8))
 _SLOWLY = 1.0
 _NO_WINDOW = PREFACE + settings({_INITIAL_WINDOW_SIZE: 0})
 _WIDE_STREAMS = PREFACE + settings({_INITIAL_WINDOW_SIZE: MAX_WINDOW})
@@ -139,10 +143,22 @@ def _over_and_over(*pieces: bytes, then: bytes) -> Callable[[Asker], Iterator[by
 
 
 def _tabs(*fields: tuple[str, str]) -> Callable[[Asker], Iterator[bytes]]:
+    """Tabs, and PINGs: a peer that says nothing is ended for that, whatever else it holds."""
+
     def make(asker: Asker) -> Iterator[bytes]:
         yield b"".join(data for _, data in requests(asker, _TABS, *fields))
+        yield from repeat(_PING)
 
     return make
+
+
+def _tabs_alone(asker: Asker) -> Iterator[bytes]:
+    yield next(_tabs()(asker))
+
+
+def _pings_unread(asker: Asker) -> list[bytes]:
+    """No more PINGs than requests have earned, so that it is their answers that count."""
+    return [asker.request("/healthz", method="HEAD")[1] + _PING * 4 for _ in range(60)]
 
 
 def _lossy_tabs(asker: Asker) -> Iterator[bytes]:
@@ -172,9 +188,16 @@ def _slow_body(asker: Asker) -> Iterator[bytes]:
 
 
 def _bomb(asker: Asker) -> Iterator[bytes]:
-    stream, data = asker.request("/healthz", ("x", "y"))
+    """7 MB in 2 KB: one field, nearly as large as the table, and then its index (CVE-2016-6581)."""
+    stream, data = asker.request("/healthz", ("x", "y" * 4_000))
     yield data
-    yield frame(HEADERS, 5, stream.id + 2, b"\xbe" * 1_900)  # CVE-2016-6581
+    yield frame(HEADERS, _WHOLE, stream.id + 2, b"\xbe" * 1_900)
+
+
+def _unknown_settings(_: Asker) -> Iterator[bytes]:
+    """As many as a frame may have, and never one twice."""
+    for first in range(0x1000, 0x10000, 32):
+        yield settings(dict.fromkeys(range(first, first + 32), 1))
 
 
 def _last_stream(asker: Asker) -> Iterator[bytes]:
@@ -212,11 +235,9 @@ def _http1(
 
 ATTACKS: dict[str, Attack] = {
     **{name: Attack(make=_endless(build)) for name, (build, _) in FLOODS.items()},
-    "PING, unread": Attack(make=_endless(FLOODS["PING"][0]), reads=False),
+    "PING, unread": Attack(make=_endless(_pings_unread), hello=_WIDE, reads=False),
     "SETTINGS of 33 entries": Attack(make=_once(frame(SETTINGS, 0, 0, bytes(6 * 33)))),
-    "unknown settings": Attack(
-        make=_over_and_over(then=settings(dict.fromkeys(range(0x1000, 0x1020), 1)))
-    ),
+    "unknown settings": Attack(make=_unknown_settings),
     "SETTINGS acknowledged": Attack(make=_over_and_over(then=frame(SETTINGS, ACK, 0))),
     "surplus streams": Attack(
         make=_endless(lambda asker: [data for _, data in requests(asker, 60)])
@@ -233,14 +254,14 @@ ATTACKS: dict[str, Attack] = {
         )
     ),
     "header bomb": Attack(make=_bomb),
-    "table-size updates": Attack(make=_once(frame(HEADERS, 5, 1, b"\x20" * 16_000))),
+    "table-size updates": Attack(make=_once(frame(HEADERS, _WHOLE, 1, b"\x20" * 16_000))),
     "a table of 4 GiB": Attack(
         make=_comes_and_goes,
         hello=PREFACE + settings({_HEADER_TABLE_SIZE: 2**32 - 1}),
         leaves=True,
         pause_seconds=0.05,
     ),
-    "PING before SETTINGS": Attack(make=_once(frame(PING, 0, 0, bytes(8))), hello=PREFACE),
+    "PING before SETTINGS": Attack(make=_once(_PING), hello=PREFACE),
     "invented names": Attack(make=_invented),
     "no TLS": Attack(make=_nothing, over="tcp", hello=b""),
     "a slow TLS hello": Attack(
@@ -252,7 +273,7 @@ ATTACKS: dict[str, Attack] = {
     ),
     "no preface": Attack(make=_nothing, hello=b""),
     "no SETTINGS": Attack(make=_nothing, hello=PREFACE),
-    "half a frame": Attack(make=_once(frame(HEADERS, 5, 1, bytes(100))[:50])),
+    "half a frame": Attack(make=_once(frame(HEADERS, _WHOLE, 1, bytes(100))[:50])),
     "a section without end": Attack(
         make=_once(frame(HEADERS, END_STREAM, 1), *[frame(CONTINUATION, 0, 1)] * 7),
         pause_seconds=_SLOWLY,
@@ -260,18 +281,20 @@ ATTACKS: dict[str, Attack] = {
     "no request": Attack(make=_nothing),
     "no bodies": Attack(make=_bodies),
     "a slow body": Attack(make=_slow_body, pause_seconds=_SLOWLY),
-    "no window": Attack(make=_tabs(), hello=_NO_WINDOW),
-    "no connection window": Attack(make=_tabs(), hello=_WIDE_STREAMS),
+    "no window": Attack(make=_tabs(), hello=_NO_WINDOW, pause_seconds=_SLOWLY),
+    "no connection window": Attack(make=_tabs(), hello=_WIDE_STREAMS, pause_seconds=_SLOWLY),
     # An id that nobody gave: they are sent all that is remembered.
-    "no window for a replay": Attack(make=_tabs(("last-event-id", "x")), hello=_NO_WINDOW),
+    "no window for a replay": Attack(
+        make=_tabs(("last-event-id", "x")), hello=_NO_WINDOW, pause_seconds=_SLOWLY
+    ),
     "no window for a lossy topic": Attack(
         make=_lossy_tabs,
         hello=PREFACE + settings({_INITIAL_WINDOW_SIZE: 100}),
         leaves=True,
         pause_seconds=0.25,
     ),
-    "no reading": Attack(make=_tabs(), hello=_WIDE, reads=False),
-    "a pulled cable": Attack(make=_tabs(), hello=_WIDE, deaf=True),
+    "no reading": Attack(make=_tabs(), hello=_WIDE, reads=False, pause_seconds=_SLOWLY),
+    "a pulled cable": Attack(make=_tabs_alone, hello=_WIDE, deaf=True),
     "connections": Attack(
         make=_nothing, over="tcp", hello=b"", leaves=True, again_seconds=_AT_ONCE_SECONDS
     ),
@@ -362,8 +385,9 @@ def _context(protocol: str) -> ssl.SSLContext:
     return context
 
 
-async def _attack_once(attack: Attack, host: str, port: int) -> None:
+async def _attack_once(attack: Attack, host: str, port: int, counts: Counter[str]) -> None:
     transport = await trio.open_tcp_stream(host, port)
+    counts["connections"] += 1
     stream: trio.abc.Stream = transport
     try:
         if attack.over != "tcp":
@@ -380,7 +404,7 @@ async def _attack_once(attack: Attack, host: str, port: int) -> None:
                 _deafen(transport.socket)
             if attack.leaves:
                 nursery.cancel_scope.cancel()
-            await trio.sleep(_PATIENCE_SECONDS)
+            await trio.sleep_forever()
     finally:
         await trio.aclose_forcefully(stream)
 
@@ -401,10 +425,9 @@ def _deafen(sock: trio.socket.SocketType) -> None:
 
 async def _attack(attack: Attack, host: str, port: int, counts: Counter[str]) -> None:
     while True:
-        counts["connections"] += 1
         try:
             with trio.move_on_after(_PATIENCE_SECONDS):
-                await _attack_once(attack, host, port)
+                await _attack_once(attack, host, port, counts)
         except* (OSError, trio.BrokenResourceError, ssl.SSLError):
             pass  # that is what it is for
         await trio.sleep(attack.again_seconds)
@@ -430,6 +453,14 @@ def _cpu_seconds() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def _be_nice(nice: int) -> None:
+    os.nice(nice)
+    # sched(7): where sessions share the cores as groups (autogroup), that counts within a session
+    # only, and a session has a niceness of its own.  One that we share is not ours to change.
+    if os.getsid(0) == os.getpid() and (group := Path("/proc/self/autogroup")).exists():
+        group.write_text(str(nice))
+
+
 def main(arguments: list[str]) -> None:
     """Say "begun" and attack until stdin ends; then say what that took, as JSON.
 
@@ -440,7 +471,8 @@ def main(arguments: list[str]) -> None:
         raise SystemExit(f"{host} is not this machine: nothing else is attacked")
     # Ctrl-C is the runner's: it closes our stdin.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(int(nice[0]) if nice else 0)
+    if nice:
+        _be_nice(int(nice[0]))
     told = trio.run(_main, name, host, int(port), int(connections))
     print(json.dumps(told), flush=True)
 

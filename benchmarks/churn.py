@@ -105,7 +105,7 @@ class Churn:
     readings: list[Reading] = field(default_factory=list)
     ways: Counter[str] = field(default_factory=Counter)  # connections, by how they came and went
     ends: Counter[str] = field(default_factory=Counter)  # streams, by how they ended
-    counted: dict[str, int] = field(default_factory=dict)  # by the server itself
+    counted: dict[str, int] = field(default_factory=dict)  # by the server itself, since warm
     broken: list[str] = field(default_factory=list)  # what failed, beside the bounds
 
     @property
@@ -189,7 +189,7 @@ class Churn:
             lines += [f"| {name} | {count:,} |" for name, count in sorted(counts.items())]
         if self.counted:
             told = ", ".join(f"{count:,} {name}" for name, count in self.counted.items())
-            lines += ["", f"The server counted {told}."]
+            lines += ["", f"After the warm-up the server counted {told}."]
         if self.complete:
             for what, left, bound in (
                 ("From warm to the end it grew by", self.grown_bytes, self.bounds.grown_bytes),
@@ -228,6 +228,7 @@ class _AsShipped(Peer):
 async def churn(record: Churn, connections: int, streams: int) -> None:
     """Fill `record`.  Raises ServerFailed and ClientFailed."""
     began = trio.current_time()
+    before: dict[str, int] = {}  # the server's counts, warm
     async with serving(_AsShipped(), "h2") as server:
 
         async def read(at: str, descriptors: int) -> None:
@@ -250,7 +251,11 @@ async def churn(record: Churn, connections: int, streams: int) -> None:
                 gauges={name: metrics[name] for name in _GAUGES},
             )
             record.readings.append(reading)
-            record.counted = {title: metrics[f"{name}_total"] for name, title in _TOTALS.items()}
+            totals = {title: metrics[f"{name}_total"] for name, title in _TOTALS.items()}
+            if at == "warm":
+                before.update(totals)
+            elif before:
+                record.counted = {title: total - before[title] for title, total in totals.items()}
             print(
                 f"{reading.seconds:6.0f} s  {at:6} {reading.connections:>8,} connections"
                 f" {reading.streams:>10,} streams  RSS {reading.rss_bytes / _MIB:7.2f} MiB"
@@ -363,7 +368,7 @@ async def _part(workers: Sequence[_Worker], connections: int, streams: int) -> l
 
 
 def _metrics(server: Server) -> dict[str, int]:
-    """What `/metrics` says, without prefix, all labels of a name together."""
+    """What `/metrics` says, without prefix, all labels of a name together.  Raises ServerFailed."""
     context = ssl.create_default_context(cafile=server.cafile)
     connection = http.client.HTTPSConnection(
         server.host, server.port, timeout=_ASK_SECONDS, context=context

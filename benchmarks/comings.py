@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import random
 import socket
 import ssl
+import struct
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -33,8 +35,8 @@ _CANCEL = (8).to_bytes(4, "big")
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DEFAULT_WINDOW, _MAX_WINDOW = 65_535, 2**31 - 1
 # What the server has for streams at once (SETTINGS_MAX_CONCURRENT_STREAMS), and then some.
-_SURPLUS = 300
 _STREAMS_AT_ONCE = 256
+_SURPLUS = 300
 
 # Far above what anything on loopback takes, so that only a fault runs into it.
 _PATIENCE_SECONDS = 30.0
@@ -42,7 +44,7 @@ _READ_BYTES = 64 * 1024
 # A port that was closed first stays taken for a minute (TIME_WAIT), at its address.
 _ADDRESSES = 64
 # RST instead of FIN (socket(7), SO_LINGER).
-_RESET_ON_CLOSE = b"\1\0\0\0\0\0\0\0"
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _IP_BIND_ADDRESS_NO_PORT = 24  # ip(7); Python has no name for it
 
 _TABS = 8
@@ -137,6 +139,7 @@ class Client:
     def __init__(self, host: str, port: int, cafile: str, place: int) -> None:
         self._server = (host, port)
         self._place = place  # apart from other clients'
+        self._chance = random.Random(place)
         self._made = 0
         self._contexts = {
             protocol: ssl.create_default_context(cafile=cafile) for protocol in ("h2", "http/1.1")
@@ -144,6 +147,14 @@ class Client:
         for protocol, context in self._contexts.items():
             context.set_alpn_protocols([protocol])
         self._sessions: dict[str, ssl.SSLSession | None] = {}
+
+    def own_path(self, number: int) -> str:
+        """The path of a topic that nobody else listens to."""
+        return f"/events?topic=own-{self._place}-{number}"
+
+    def sometimes(self) -> bool:
+        """By chance, half of the time: what goes by turns would go with the turns of the ways."""
+        return self._chance.random() < 0.5
 
     @contextmanager
     def connected(self) -> Iterator[socket.socket]:
@@ -161,10 +172,10 @@ class Client:
 
     @contextmanager
     def secure(self, protocol: str = "h2") -> Iterator[ssl.SSLSocket]:
-        """TLS; every other connection resumes the session of an earlier one."""
+        """TLS; half of the connections resume the session of an earlier one."""
         context = self._contexts[protocol]
         with self.connected() as plain:
-            session = self._sessions.get(protocol) if self._made % 2 else None
+            session = self._sessions.get(protocol) if self.sometimes() else None
             with context.wrap_socket(
                 plain, server_hostname=self._server[0], session=session
             ) as sock:
@@ -188,7 +199,8 @@ def _reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
-# -- the lives of a connection.  Each returns how its streams ended.
+# -- the lives of a connection.  Each returns how its streams are to end; how many there were, the
+# server counts too (churn.py).
 
 _Ends: TypeAlias = dict[str, int]
 _NONE: Final[_Ends] = {}
@@ -213,10 +225,10 @@ def _amid_the_handshake(client: Client, _: int) -> _Ends:
         return _NONE
 
 
-def _amid_the_handshake_by_reset(client: Client, number: int) -> _Ends:
+def _amid_the_handshake_by_reset(client: Client, _: int) -> _Ends:
     with client.connected() as sock:
         sock.sendall(client.hello())
-        if number % 2:
+        if client.sometimes():
             sock.recv(_READ_BYTES)
         _reset(sock)
         return _NONE
@@ -251,17 +263,16 @@ def _against_the_rules(client: Client, _: int) -> _Ends:
         return {"ended with their connection": 1}
 
 
-def _tabs(sock: ssl.SSLSocket, number: int) -> tuple[Http2, list[int]]:
-    """Tabs of a topic of its own."""
+def _tabs(sock: ssl.SSLSocket, path: str) -> tuple[Http2, list[int]]:
     http2 = Http2(sock)
-    streams = [http2.request(f"/events?topic=own-{number}") for _ in range(_TABS)]
+    streams = [http2.request(path) for _ in range(_TABS)]
     http2.exchange()
     return http2, streams
 
 
 def _tabs_that_close(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
-        http2, streams = _tabs(sock, number)
+        http2, streams = _tabs(sock, client.own_path(number))
         http2.cancel(*streams)
         http2.exchange()
         _leave(sock)
@@ -270,14 +281,14 @@ def _tabs_that_close(client: Client, number: int) -> _Ends:
 
 def _tabs_left_open(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
-        _tabs(sock, number)
+        _tabs(sock, client.own_path(number))
         _leave(sock)
         return {"ended with their connection": _TABS}
 
 
 def _tabs_and_goaway(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
-        http2, _ = _tabs(sock, number)
+        http2, _ = _tabs(sock, client.own_path(number))
         http2.say(_frame(_GOAWAY, 0, 0, bytes(8)))
         http2.exchange()
         return {"ended with their connection": _TABS}
@@ -285,14 +296,14 @@ def _tabs_and_goaway(client: Client, number: int) -> _Ends:
 
 def _tabs_and_reset(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
-        _tabs(sock, number)
+        _tabs(sock, client.own_path(number))
         _reset(sock)
         return {"ended with their connection": _TABS}
 
 
 def _tabs_and_close_notify(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
-        _tabs(sock, number)
+        _tabs(sock, client.own_path(number))
         sock.settimeout(0.0)
         with suppress(ssl.SSLError):
             sock.unwrap()  # the server's is not waited for
@@ -302,7 +313,7 @@ def _tabs_and_close_notify(client: Client, number: int) -> _Ends:
 def _requests_unanswered(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
         http2 = Http2(sock)
-        streams = [http2.request(f"/events?topic=own-{number}") for _ in range(_TABS)]
+        streams = [http2.request(client.own_path(number)) for _ in range(_TABS)]
         http2.cancel(*streams[: _TABS // 2])
         http2.exchange()
         _reset(sock)
@@ -313,7 +324,7 @@ def _surplus(client: Client, number: int) -> _Ends:
     with client.secure() as sock:
         http2 = Http2(sock)
         for _ in range(_SURPLUS):
-            http2.request(f"/events?topic=own-{number}")
+            http2.request(client.own_path(number))
         http2.exchange()
         return {
             "ended with their connection": _STREAMS_AT_ONCE,
@@ -341,8 +352,8 @@ def _http1_answers(client: Client, _: int) -> _Ends:
 
 def _http1_tab(client: Client, number: int) -> _Ends:
     with client.secure("http/1.1") as sock:
-        _http1(sock, f"/events?topic=own-{number}", b"retry: ")
-        if number % 4 < 2:
+        _http1(sock, client.own_path(number), b"retry: ")
+        if client.sometimes():
             _reset(sock)
         else:
             _leave(sock)

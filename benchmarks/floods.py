@@ -1,4 +1,6 @@
-"""Floods: legal frames in illegal numbers, each with the reason the server gives for its end.
+"""Floods: what costs a stream at most when sent once, in numbers that cost the connection.
+
+Each has the reason that the server gives for the connection's end.
 
 `tests/test_hostile.py` sends each once, `benchmarks/attacks.py` without end.  What makes them takes
 any connection that counts its streams and keeps its header table, so both have the same bytes.
@@ -108,7 +110,7 @@ _MALFORMED = (
     ("connection", "close"),
     ("transfer-encoding", "chunked"),
     ("te", "gzip"),
-    (":late", "x"),
+    (":unknown", "x"),
     (":path", "/"),
     ("content-length", "x"),
 )
@@ -160,7 +162,7 @@ def _repeated(data: bytes, number: int) -> Build:
 
 
 FLOODS: dict[str, tuple[Build, str]] = {
-    "PING": (_repeated(frame(PING, 0, 0, bytes(8)), 101), "too many PING frames"),  # 2019-9512
+    "PING": (_repeated(frame(PING, 0, 0, bytes(8)), 101), "too many PING frames"),  # CVE-2019-9512
     "PING answers": (_repeated(frame(PING, ACK, 0, bytes(8)), 101), "too many PING frames"),
     "PRIORITY": (  # CVE-2019-9513
         _repeated(frame(PRIORITY, 0, 1, bytes(5)), 101),
@@ -170,12 +172,13 @@ FLOODS: dict[str, tuple[Build, str]] = {
     "RST_STREAM": (_resets_of_nothing, "too many RST_STREAM frames"),
     "GOAWAY": (_repeated(frame(GOAWAY, 0, 0, bytes(8)), 101), "too many GOAWAY frames"),
     "unknown frames": (_repeated(frame(0xBB, 0, 0), 101), "too many unknown frames"),
-    "empty DATA": (_on_an_open_body(DATA, b"", 110), "too many short DATA frames"),  # 2019-9518
+    # CVE-2019-9518.
+    "empty DATA": (_on_an_open_body(DATA, b"", 110), "too many short DATA frames"),
     "DATA of a byte": (_on_an_open_body(DATA, b"x", 110), "too many short DATA frames"),
     "SETTINGS": (_repeated(settings({}), 6), "too many SETTINGS frames"),  # CVE-2019-9515
     "rapid resets": (_rapid_resets, "too many requests given up"),  # CVE-2023-44487
     "rapid resets, by two": (_rapid_resets_by_two, "too many requests given up"),
-    # CVE-2025-8671: what makes us reset.
+    # CVE-2025-8671, CVE-2019-9514: what makes us reset.
     "malformed requests": (malformed_requests, "too many requests given up"),
     "malformed fields": (_malformed_fields, "too many requests given up"),
     "bodies of another length": (_bodies_of_another_length, "too many requests given up"),

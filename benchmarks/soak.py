@@ -48,12 +48,12 @@ __all__ = ["Plan", "main", "soak"]
 
 _ROOT = Path(__file__).parents[1]
 
-# 200 events: p99 is the second worst.
+# 200 events: p99 is the third worst.
 WINDOW_SECONDS = 10.0
 # Of events, to every tab: what a busy page shows.
 _RATE = 20.0
 _CONNECTIONS_OF_AN_ATTACK = 20
-# To the scheduler a tenth of each process that measures, and of the server (sched(7)).
+# To the scheduler a tenth of the server, and of those who measure (sched(7)).
 _NICE_OF_AN_ATTACK = 10
 # Before the attacks and after them: so many windows, or a part of the time that is given.
 _CALM_WINDOWS = 3
@@ -115,8 +115,8 @@ class _AsShipped(Peer):
 async def soak(record: Soak, plan: Plan) -> None:
     """Fill `record`.  Raises ServerFailed and ClientFailed."""
     tabs = record.setting.tabs
-    coming_shape = _shape(max(1, tabs // _COMING_SHARE))
-    staying_shape = _shape(tabs - coming_shape.connections * _TABS_A_CONNECTION)
+    coming_shape = _shape(tabs // _COMING_SHARE)
+    staying_shape = _shape(tabs - coming_shape.tabs)
     async with (
         serving(_AsShipped(), "h2") as server,
         _load(server) as staying,
@@ -150,9 +150,8 @@ async def _load(server: Server) -> AsyncIterator[Load]:
 
 
 def _check(opened: Opened, shape: Shape) -> None:
-    wanted = shape.connections * shape.tabs_per_connection
-    if opened.tabs != wanted:
-        raise ClientFailed(f"{opened.tabs} of {wanted} tabs opened: {dict(opened.failures)}")
+    if opened.tabs != shape.tabs:
+        raise ClientFailed(f"{opened.tabs} of {shape.tabs} tabs opened: {dict(opened.failures)}")
 
 
 @final
@@ -199,10 +198,12 @@ class _Run:
             self._note(await self._window(phase))
 
     async def _under(self, name: str) -> None:
+        # Not at the window's beginning: what the first connections take would be in it.
+        began_bytes = self._server.usage().pss_bytes
         async with self._attacking(name) as taken:
             window = await self._window("during", name)
         attackers, share = int(taken["connections"]), taken["cpu"]
-        self._note(replace(window, attackers=attackers, attack_cpu=share))
+        self._note(replace(window, began_bytes=began_bytes, attackers=attackers, attack_cpu=share))
 
     def _note(self, window: Window) -> None:
         self._record.windows.append(window)
@@ -231,6 +232,7 @@ class _Run:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=_ROOT,
+            start_new_session=True,  # in which it can be nice
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -300,7 +302,7 @@ def _wrong(reception: Reception) -> int:
 
 
 def _metrics(server: Server) -> dict[str, int]:
-    """What `/metrics` says of now, as far as it answers."""
+    """What `/metrics` says of HTTP/2, as far as it answers: this asks over HTTP/1.1."""
     context = ssl.create_default_context(cafile=server.cafile)
     with suppress(OSError, http.client.HTTPException):
         connection = http.client.HTTPSConnection(
@@ -323,7 +325,12 @@ def _metrics(server: Server) -> dict[str, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command.  Returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.tabs < 2 * _TABS_A_CONNECTION or arguments.tabs % _TABS_A_CONNECTION:
+        parser.error(
+            f"--tabs: {_TABS_A_CONNECTION} on each connection, of which at least two are needed"
+        )
     if arguments.command == "report":
         soak_report.write()
         return 0

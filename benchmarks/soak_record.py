@@ -62,11 +62,11 @@ class Window:
     p99_ms: float
     worst_ms: float
     wrong: int  # lost, doubled or out of order, of all tabs
-    began_bytes: int  # PSS of the server; then at the window's end, and the most meanwhile
+    began_bytes: int  # PSS of the server before it; at its end, and the most seen meanwhile
     pss_bytes: int
     peak_bytes: int
     descriptors: int
-    connections: int | None  # as /metrics has them; None if it did not answer
+    connections: int | None  # of HTTP/2, as /metrics has them; None if it did not answer
     tabs: int | None
     server_cpu: float
     client_cpu: float  # of the busier of the two processes that measure
@@ -113,8 +113,9 @@ class Soak:
             left = after[-1].descriptors - before[-1].descriptors
             if left > bounds.drift_descriptors:
                 yield f"{left} descriptors are left over"
-            if after[-1].tabs not in (None, before[-1].tabs):
-                yield f"{after[-1].tabs} tabs after, {before[-1].tabs} before"
+            tabs = before[-1].tabs, after[-1].tabs
+            if None not in tabs and tabs[0] != tabs[1]:
+                yield f"{tabs[1]} tabs after, {tabs[0]} before"
 
 
 @final
@@ -131,7 +132,10 @@ class Felt:
 
     @property
     def grown_bytes(self) -> int:
-        """By how much the server's memory went up within a window."""
+        """By how much the server's memory went up, at most, from just before a window.
+
+        What an earlier attack left with the allocator is there already.
+        """
         return max(each.peak_bytes - each.began_bytes for each in self.windows)
 
     @property

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import final
 
 from .attacks import AGAIN_SECONDS, ATTACKS
-from .soak_record import MIB, Felt, Setting, Soak, felt, load
+from .soak_record import MIB, Bounds, Felt, Setting, Soak, felt, load
 
 __all__ = ["DOCUMENT", "RESULTS", "Row", "filled", "page", "report", "rows", "write"]
 
@@ -66,9 +66,9 @@ _INTRODUCTION = (
     "What `python -m benchmarks.soak` saw, written by `python -m benchmarks.soak report` from"
     " soak.jsonl. Of the tabs that stay, each event's time from when it was due until a tab had it"
     " is a sample; the others go and come back in every window. Attacks are sent by a process of"
-    " its own, with bytes made beforehand, and it is nice: on a machine that all share, it takes no"
-    " core from those who measure, nor from the server. A connection that the server has"
-    f" ended comes back after {AGAIN_SECONDS:g} s; those of {_AT_ONCE} come back at once. CPU is a"
+    " its own, with bytes made once for all its connections, and it is nice: on a machine that all"
+    " share, it takes little from those who measure. A connection that the server has"
+    f" ended comes back after {AGAIN_SECONDS:g} s; those of {_AT_ONCE} after less. CPU is a"
     " share of one core."
 )
 
@@ -183,11 +183,14 @@ def _named(cell: str) -> list[str]:
 
 
 def _felt(of: Felt | None) -> str:
-    """p99 rounded up, bold if it is over its bound, and memory if there is something to tell."""
+    """p99 rounded up, bold if it is over the bound, and memory if there is something to tell.
+
+    The bound is the one that the document names, though a run may have been let off with another.
+    """
     if of is None:
         return "not measured"
     told = f"{math.ceil(of.p99_ms)} ms"
-    told = told if of.p99_ms <= of.run.bounds.p99_ms else f"**{told}**"
+    told = told if of.p99_ms <= Bounds().p99_ms else f"**{told}**"
     grown = of.grown_bytes
     return told if grown < _TOLD_BYTES else f"{told} (+{grown / MIB:.0f} MiB)"
 

@@ -288,8 +288,8 @@ async def churn(record: Churn, connections: int, streams: int) -> None:
         finally:
             if not server.alive:
                 record.broken.append(f"the server {server.ending}")
-            if re.search(r"Traceback|ERROR", server.output):
-                record.broken.append(f"the server's log has an error:\n{server.output}")
+            if server.error:
+                record.broken.append(f"the server's log has an error:\n{server.error}")
 
 
 _Said: TypeAlias = dict[str, dict[str, int]]

@@ -12,6 +12,7 @@ A server gets its own folder, a port that was free a moment ago, the harness's o
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import re
 import resource
@@ -75,6 +76,9 @@ _PORT_TAKEN = re.compile(
     r"address (is )?already in use|EADDRINUSE|port \d+ .* is taken", re.IGNORECASE
 )
 
+# What no server has a reason to log.
+_ERROR = re.compile(r"Traceback|ERROR")
+
 _TEMPORARY = "h2sse-benchmark-"
 _LOCAL = re.compile(
     # A virtual environment may lie in the project's folder, so it comes first.
@@ -106,7 +110,7 @@ class Server:
         self.cafile = cafile
         self._process = process
         self._log: Path | None = log
-        self._output = ""
+        self._output = self._error = ""
 
     @property
     def alive(self) -> bool:
@@ -124,6 +128,11 @@ class Server:
     def output(self) -> str:
         """The last lines of its log, also after its end."""
         return self._output if self._log is None else _last_lines(self._log)
+
+    @property
+    def error(self) -> str:
+        """The lines of its log from the first error on, as many as `output`; "" without one."""
+        return self._error if self._log is None else _first_error(self._log)
 
     def usage(self) -> Usage:
         """What all its processes have used until now.
@@ -151,7 +160,7 @@ class Server:
         for each in _processes(self.pid):
             await _kill(each.pid)
         await self._process.wait()
-        self._output, self._log = self.output, None
+        self._output, self._error, self._log = self.output, self.error, None
 
 
 @asynccontextmanager
@@ -414,6 +423,15 @@ def _last_lines(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_BYTES))
         lines = file.read().decode(errors="replace").splitlines()
-    text = "\n".join(lines[-_LOG_LINES:])
+    return _published(lines[-_LOG_LINES:])
+
+
+def _first_error(log: Path) -> str:
+    with log.open(encoding="utf-8", errors="replace") as file:
+        found = itertools.dropwhile(lambda line: not _ERROR.search(line), file)
+        return _published([line.rstrip("\n") for line in itertools.islice(found, _LOG_LINES)])
+
+
+def _published(lines: list[str]) -> str:
     # Reports are published: where things lie on this machine is nobody's business.
-    return _LOCAL.sub("", text)
+    return _LOCAL.sub("", "\n".join(lines))

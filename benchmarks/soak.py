@@ -134,8 +134,8 @@ async def soak(record: Soak, plan: Plan) -> None:
         finally:
             if not server.alive:
                 record.broken.append(f"the server {server.ending}")
-            if re.search(r"Traceback|ERROR", server.output):
-                record.broken.append(f"the server's log has an error:\n{server.output}")
+            if server.error:
+                record.broken.append(f"the server's log has an error:\n{server.error}")
 
 
 def _shape(tabs: int) -> Shape:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import signal
 import socket
 import sys
@@ -119,8 +118,8 @@ class Standing:
             if server.ending and not self._going:
                 self.faults.append(f"the server {server.ending}")
             await server._end()
-            if re.search(r"Traceback|ERROR", self._log.read_text(errors="replace")):
-                self.faults.append(f"the log of run {self._runs} has an error:\n{server.output}")
+            if server.error:
+                self.faults.append(f"the log of run {self._runs} has an error:\n{server.error}")
 
 
 @asynccontextmanager

@@ -116,6 +116,15 @@ async def fails(peer: Peer, protocol: ProtocolName = "http/1.1") -> str:
 # -- start
 
 
+async def test_an_error_is_found_however_long_ago_it_was_logged() -> None:
+    log = "print('fine\\nERROR one\\nof two lines')\nprint('later\\n' * 100_000, flush=True)\n"
+    async with serving(Made(log + ANSWER), "http/1.1") as server:
+        assert server.error.splitlines()[:3] == ["ERROR one", "of two lines", "later"]
+        assert len(server.error.splitlines()) == 20
+        assert "ERROR" not in server.output
+    assert server.error.startswith("ERROR one\n")
+
+
 async def test_a_server_is_there_and_then_gone() -> None:
     peer = Made("print('here I am', flush=True)\n" + ANSWER)
     async with serving(peer, "http/1.1", max_streams=7) as server:
@@ -127,6 +136,7 @@ async def test_a_server_is_there_and_then_gone() -> None:
         assert server.alive
         assert not server.ending
         assert "here I am" in server.output
+        assert not server.error
         (await trio.open_tcp_stream(server.host, server.port)).socket.close()
     assert not server.alive
     assert server.ending == "killed by SIGTERM"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+import sys
 
 import pytest
 from hypothesis import settings
@@ -19,6 +22,24 @@ settings.load_profile("h2sse")
 # be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where no bytecode is to lie beside the sources, it is kept in pytest's own folder.
+
+    Hundreds of processes begin here, and without any each compiles anew what it imports.
+    """
+    if sys.dont_write_bytecode and config.pluginmanager.has_plugin("cacheprovider"):
+        folder = config.cache.mkdir("bytecode")
+        sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(folder)
+        sys.dont_write_bytecode = False
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: garbage is collected, as many tests ask, without a look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -46,6 +46,7 @@ from trio.testing import MockClock
 import h2sse
 import h2sse.connection
 from benchmarks.attacks import EVENTS, FLOODS, malformed_requests
+from h2sse.sse import HEARTBEAT
 
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
 STREAM_CLOSED, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 5, 7, 8, 9, 11
@@ -425,10 +426,17 @@ async def test_a_pulled_cable_is_noticed(protocol: str) -> None:
             client = RawClient(stream, "localhost")
             await client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", settings_frame({}))
             await client.listen(EVENTS)
+            for _again in range(2):  # who is there, and says so, stays
+                asked = await client.read_frame(PING)
+                await client.send(frame(PING, ACK, 0, asked.payload))
         else:
             await stream.send_all(b"GET /events?topic=a HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        with trio.fail_after(PATIENCE_SECONDS):
-            await arrived.wait()
+            heard = b""
+            with trio.fail_after(PATIENCE_SECONDS):
+                while heard.count(HEARTBEAT) < 2:
+                    heard += await stream.receive_some()
+        assert arrived.is_set()
+        assert not left.is_set()
         with cable_pulled(sock), trio.fail_after(30):
             await left.wait()
         await trio.aclose_forcefully(stream)

@@ -571,7 +571,7 @@ async def test_both_ends_of_a_conversation_tell_the_same(
     url = f"https://127.0.0.1:{listening.addresses[0][1]}/events?topic=news"
     client = h2sse.Client(
         ca_file=certificates() / "ca.pem",
-        headers={"authorization": "Bearer abc"},
+        headers={"authorization": "Bearer secret"},
         taps=taps["client"],
     )
     async with client, client.events(url, http1=protocol != "h2") as source:
@@ -583,7 +583,7 @@ async def test_both_ends_of_a_conversation_tell_the_same(
     ours, theirs = ends["client"], ends["server"]
     assert all(each.readable for each in ours)
     assert f"with 127.0.0.1:{listening.addresses[0][1]}" in ours[0].meaning
-    assert "abc" not in "".join(each.line() for each in ours)
+    assert "secret" not in "".join(each.line() for each in ours)
     # In each direction the same, in the same order; what is in at one end is out at the other.
     for here, there in (("in", "out"), ("out", "in")):
         assert [

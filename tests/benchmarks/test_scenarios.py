@@ -19,6 +19,7 @@ from benchmarks.scenarios import (
     judge,
     ramp,
     stall,
+    storm,
     unopened,
 )
 from benchmarks.scenarios.fanout import FANOUT, carried_rate
@@ -57,14 +58,15 @@ async def measured(scenario: Scenario, protocol: ProtocolName, case: Case) -> Ou
 @PROTOCOLS
 async def test_fanout(protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanout, "_WARMING_EVENTS", 3)
+    monkeypatch.setitem(fanout._MEASURED_SECONDS, Scale.QUICK, 1.2)
     grid = "2 x 5" if protocol == "h2" else "10 x 1"
-    outcome = await measured(FANOUT, protocol, {"grid": grid, "size": 100, "rate": 2})
+    outcome = await measured(FANOUT, protocol, {"grid": grid, "size": 100, "rate": 5})
     figures = outcome.figures
     assert figures["cpu_us_per_event"] > 0
     assert figures["bytes_per_event"] > 100  # the data, its field name, framing and TLS
     assert (figures["lost"], figures["doubled"], figures["misordered"]) == (0, 0, 0)
     assert outcome.latency is not None
-    assert outcome.latency.total == 10 * 6  # tabs, and 3 seconds of events
+    assert outcome.latency.total == 10 * 6  # tabs, and 1.2 seconds of events
     assert not outcome.figures["overloaded"]
 
 
@@ -78,7 +80,8 @@ async def test_open(protocol: ProtocolName) -> None:
 
 
 @PROTOCOLS
-async def test_storm(protocol: ProtocolName) -> None:
+async def test_storm(protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storm, "_RATE", 40.0)
     connections = 2 if protocol == "h2" else 10
     outcome = await measured(STORM, protocol, {"connections": connections, "tabs": 10})
     assert (outcome.figures["lost"], outcome.figures["doubled"]) == (0, 0)
@@ -87,7 +90,7 @@ async def test_storm(protocol: ProtocolName) -> None:
 
 @PROTOCOLS
 async def test_stall(protocol: ProtocolName, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(stall._SECONDS, Scale.QUICK, 1.0)
+    monkeypatch.setitem(stall._SECONDS, Scale.QUICK, 0.5)
     outcome = await measured(STALL, protocol, {"tabs": 10, "stalled": 5})
     assert outcome.figures["lost"] == 0
     assert outcome.figures["stalled_ended"] <= 5

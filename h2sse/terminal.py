@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 __all__ = ["cause", "log_to_stderr", "printable", "say"]
 
@@ -13,21 +14,34 @@ def say(text: str) -> None:
     try:
         print(text, flush=True)  # noqa: T201
     except BrokenPipeError:
-        # Whoever read our stdout has left (`h2sse serve | head -1`); that ends no server.  What is
-        # still in the buffer must go somewhere at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go(sys.stdout)  # `h2sse serve | head -1`; that ends no server
+
+
+def _let_go(stream: TextIO) -> None:
+    # Whoever read it has left.  What is still in the buffer must go somewhere at exit, or else
+    # Python exits with 120.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def log_to_stderr(verbose: int) -> None:
     """Send log lines to stderr: warnings, with -v what happens, with -vv every detail."""
     import logging
 
+    class Handler(logging.StreamHandler[TextIO]):
+        def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+            if isinstance(sys.exception(), BrokenPipeError):
+                _let_go(self.stream)
+            else:
+                super().handleError(record)
+
     class Formatter(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             record.short = record.name.removeprefix("h2sse.")
             return super().format(record)
 
-    handler = logging.StreamHandler()
+    handler = Handler()
     handler.setFormatter(
         Formatter(
             "{asctime}.{msecs:03.0f} {levelname:7} {short}: {message}",

@@ -25,10 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where no bytecode is to lie beside the sources, it is kept in pytest's own folder.
+    """Processes that tests start are to be as those of users are, whose output is buffered.
 
-    Hundreds of processes begin here, and without any each compiles anew what it imports.
+    Where no bytecode is to lie beside the sources, it is kept in pytest's own folder: without any,
+    each of hundreds of processes would compile anew what it imports.
     """
+    os.environ.pop("PYTHONUNBUFFERED", None)
     if sys.dont_write_bytecode and config.pluginmanager.has_plugin("cacheprovider"):
         folder = config.cache.mkdir("bytecode")
         sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(folder)

@@ -127,6 +127,7 @@ async def test_a_fault_in_a_connection_is_its_own(
             case _:
                 pass  # the tick comes by itself
         await client.read_to_end()
+        await trio.testing.wait_all_tasks_blocked()  # it is closed before its task has ended
         assert not app.tabs("a")
     (record,) = errors(caplog)
     assert record.getMessage() == f"connection {connection.number} of 127.0.0.1 failed"

@@ -33,7 +33,7 @@ def test_facts_are_json_and_say_what_matters() -> None:
 
 def test_facts_name_no_host_no_user_and_no_path() -> None:
     text = json.dumps(facts())
-    for name in (platform.node(), getpass.getuser(), Path.cwd().name, Path.home().name):
+    for name in (platform.node(), getpass.getuser(), str(Path.cwd()), str(Path.home())):
         assert not re.search(rf"\b{re.escape(name)}\b", text), name
     assert not re.search(r'["\s]/\w', text)
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    if running.executable() is None:
-        reason = "needs Chromium: apt-get install chromium"
+    if reason := running.wanting():
         if os.environ.get("CI") == "true":
             pytest.fail(reason)
         pytest.skip(reason)

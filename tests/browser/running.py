@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import queue
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +84,22 @@ def site(certs: Path, *, ports: tuple[int, int] = (0, 0)) -> Iterator[Site]:
 def executable() -> str | None:
     """Debian's Chromium, or a like one."""
     return shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+def wanting() -> str:
+    """What Chromium cannot be started for the want of; "" if it can."""
+    if executable() is None:
+        return "needs Chromium: apt-get install chromium"
+    # Its driver is a Node that links to what a small system may not have.
+    driver = subprocess.run(
+        [sys.executable, "-m", "playwright", "--version"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if driver.returncode:
+        return f"needs what playwright needs (apt-get install libatomic1?): {driver.stderr}"
+    return ""
 
 
 @contextmanager

@@ -155,8 +155,10 @@ async def test_answers_other_than_streams(tmp_path: Path, server: str, version: 
         upload = ("--data-binary", f"@{big}", f"{host.url}/publish")
         for framing in ((), ("-H", "Transfer-Encoding: chunked")):
             over = await host.curl.run(version, *status, *framing, *upload)
-            assert over.err.startswith("413"), over
-            assert json.loads(over.out)["status"] == 413
+            assert over.err.endswith("413"), over
+            # Granian may reset the rest of the upload as soon as it has answered, and curl with it
+            # forgets what it has read.
+            assert (over.code, server) == (92, "granian") or json.loads(over.out)["status"] == 413
         # The connection that was refused something serves on.
         again = await host.curl.run(version, f"{host.url}/healthz")
         assert json.loads(again.out) == {"status": "ok"}

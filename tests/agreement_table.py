@@ -49,6 +49,7 @@ def row(
     *script: Step,
     ours: Outcome | None = None,
     reason: str = "",
+    or_else: Outcome | None = None,
 ) -> None:
     # Of what may end a connection each has its own, so that it ends no other row.
     own = group in ("Fields", "Ends")
@@ -60,6 +61,7 @@ def row(
             outcome=outcome,
             ours=ours,
             reason=reason,
+            or_else=or_else,
             own=own,
         )
     )
@@ -555,6 +557,8 @@ _end(
     Outcome.of('open, again, open, "x", again, closed', "-, -, -"),
     stream(b"", EVENT_STREAM, resets(7)),
     stream(),
+    # Where the reset overtakes the head on its way to the page, it is as if there had been none.
+    or_else=RETRIES_UNSEEN,
 )
 _end("the connection closed", RESUMES, *cut(closes))
 _end("the connection closed before the head", RETRIES, closes, stream())

@@ -312,12 +312,15 @@ class Flow:
         self.stalled.pop(outflow, None)
         self._end_now(outflow)
 
-    def largest(self) -> Outflow | Lane | None:
-        """The stream, or the lane of those in step, for which most waits; None if nothing does."""
+    def largest(self) -> Outflow | Lane | Standstill | None:
+        """The stream, or those in step or at a standstill, for which most waits; None: nothing."""
         # Not a set: of two that are equal, the same one is to go each time.
-        sources: dict[Outflow | Lane, None] = {}
+        sources: dict[Outflow | Lane | Standstill, None] = {}
         for outflow in self.outflows.values():
-            sources[outflow.lane if outflow.queue is None and outflow.lane else outflow] = None
+            if outflow.queue is None and outflow.lane:
+                sources[outflow.lane] = None
+            else:
+                sources[outflow.standstill or outflow] = None
         most = max(sources, key=lambda each: each.waits, default=None)
         return most if most is not None and most.waits else None
 

@@ -37,7 +37,7 @@ from .flow import Flow, Outflow
 from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
 from .guard import Breach, Guard
 from .http2_requests import Refused, Requests, Reset
-from .lane import Lane
+from .lane import Lane, Standstill
 from .liveness import PROBE, Liveness, Pace
 from .machine import CLOSED_STREAMS, Machine
 from .wire import (
@@ -599,7 +599,7 @@ class Http2:
         match most:
             case None:
                 return False
-            case Lane():
+            case Lane() | Standstill():
                 most.shed(reason)
             case Outflow(whole=True):
                 self._reset(most.h2.stream_id, ErrorCodes.CANCEL, reason)

@@ -318,6 +318,11 @@ class Standstill:
         outflow.standstill = self
         lane.standstills[self] = None
 
+    @property
+    def waits(self) -> int:
+        """Bytes that wait, counted for each of them."""
+        return self.queued * len(self.members)
+
     def joined_by(self, outflow: Outflow) -> bool:
         """Whether it has the same before it, and so is one of these now."""
         if outflow.bound != self.bound or outflow.queue != self.queue:
@@ -353,6 +358,11 @@ class Standstill:
         self.queue.append(payload)
         self.queued += size
         flow.queued += size * len(members)
+
+    def shed(self, reason: str) -> None:
+        """End every one of them: one by one, each would be looked for anew."""
+        for outflow in list(self.members):
+            self.lane.flow.overflow(outflow, reason)
 
 
 _Source: TypeAlias = "Outflow | Lane | Standstill"

@@ -471,6 +471,24 @@ def test_a_payload_is_queued_once_for_all_at_a_standstill() -> None:
         assert link.received[stream] == whole
 
 
+def test_who_stands_still_together_is_shed_together() -> None:
+    link = Link(Limits(), window=100)
+    lane, streams = streams_in_lane(link, 20)
+    link.client.increment_flow_control_window(2**20, streams[0])
+    link.client.increment_flow_control_window(10, streams[1])
+    for _ in range(3):
+        lane.offer(b"x" * 500)
+        link.sync()
+    assert link.wire.shed("for others")
+    link.sync()
+    assert link.ended == set(streams[2:])
+    assert link.wire._flow.queued == 1_500 - (100 + 10 - len(FIRST))
+    assert link.wire.shed("for others")
+    assert not link.wire.shed("for others")
+    link.sync()
+    assert link.ended == set(streams[1:])
+
+
 def test_as_many_at_a_standstill_end_as_make_room() -> None:
     """At the connection's bound, where each of them counts in full."""
     limits = Limits(tab_backlog_bytes=60_000, connection_backlog_bytes=100_000)

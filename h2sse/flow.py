@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, final
 
-from .frames import HEAD_BYTES
+from .frames import FRAME_BYTES, HEAD_BYTES
 from .liveness import Pace
 from .wire import BEHIND, Drained, Overflowed
 
@@ -27,10 +27,8 @@ if TYPE_CHECKING:
     from .config import Limits
     from .lane import Lane, Standstill
 
-__all__ = ["FRAME_BYTES", "Flow", "Outflow"]
+__all__ = ["Flow", "Outflow"]
 
-# No peer may ask for less (RFC 9113 6.5.2), and larger frames would make turns longer.
-FRAME_BYTES = 16_384
 # One turn of a stream or lane: two TLS records, so that a page load waits for little.
 TURN_BYTES = 32 * 1024
 # What one call of `take` returns: a few TLS records.  OpenSSL must be given the same bytes again
@@ -166,6 +164,7 @@ class Outflow:
         machine = flow.machine
         payload = queue[0]
         left = len(payload) - self.offset
+        # No peer may ask for less (RFC 9113 6.5.2), and larger frames would make turns longer.
         size = min(left, FRAME_BYTES, h2.outbound_flow_control_window)
         if size <= 0:
             self._stand()

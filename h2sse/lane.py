@@ -16,8 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from typing import TYPE_CHECKING, TypeAlias, final
 
-from .flow import FRAME_BYTES
-from .frames import HEAD_BYTES
+from .frames import FRAME_BYTES, HEAD_BYTES
 from .wire import BEHIND, Rest
 
 if TYPE_CHECKING:

@@ -91,8 +91,8 @@ class _Gulp:
 class _Lossy:
     """What both lossy policies do: make a quarter of the bound free, or nothing.
 
-    Tabs that stand still side by side have the same before them.  So the last gulp is kept: for
-    thousands at once, each of which has hundreds of events to look at, it is a comparison.
+    Connections that stand still side by side have the same before them.  So the last gulp is kept:
+    for thousands at once, each of which has hundreds of events to look at, it is a comparison.
     """
 
     def __init__(self) -> None:

@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from h2sse import flow
 from h2sse.config import Limits
-from h2sse.flow import FRAME_BYTES, TAKE_BYTES
+from h2sse.flow import TAKE_BYTES
+from h2sse.frames import FRAME_BYTES
 from h2sse.http2 import Http2
 from h2sse.lane import Lane
 from h2sse.wire import Drained, Gone, Overflowed, Request, Response

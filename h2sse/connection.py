@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .trace import Tap
     from .wire import Lane, Overflow, ProtocolName, Wire, WireEvent
 
-__all__ = ["ROUND_TRIP_SECONDS", "Connection"]
+__all__ = ["FLUSH_BYTES", "ROUND_TRIP_SECONDS", "Connection"]
 
 logger = logging.getLogger(__name__)
 
@@ -436,6 +436,15 @@ class Connection:
             server.to_flush.append(self)
 
     # -- out
+
+    def frame(self) -> int:
+        """Take what is next to be written; `flush` writes it.  How many bytes that is."""
+        wire = self._wire
+        if wire is None or self._full is not None or self._aborted:
+            return 0
+        if not self._pending:
+            self._pending = wire.take_output()
+        return len(self._pending)
 
     def flush(self) -> None:
         """Write what there is, as far as the socket takes it."""

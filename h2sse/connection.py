@@ -452,8 +452,16 @@ class Connection:
         wire = self._wire
         if wire is None or self._aborted:
             return
-        self._flush(wire)
+        if self._full is not None:
+            # The socket is full; tabs that came to their bound meanwhile are gone all the same.
+            if events := wire.take_events():
+                self._act(events)
+        elif self._write(wire) and not self._noted:
+            return
         waits = wire.waits + len(self._pending)
+        if self._pending and self._full is None and not self._aborted:
+            self._full = FullSocket(self._sock, self._server.limits, self._server.now(), waits)
+            self._server.spawn(self, self._drain_socket, wire, self._full)
         if waits != self._noted and not self._aborted:
             self._note(waits)
             self._server.app.ledger.relieve(self._server.limits.total_backlog_bytes)
@@ -477,23 +485,13 @@ class Connection:
             logger.exception("connection %d of %s failed", self.number, self.peer)
             self.abort()
 
-    def _flush(self, wire: Wire) -> None:
-        if self._full is not None:
-            # The socket is full; tabs that came to their bound meanwhile are gone all the same.
-            if events := wire.take_events():
-                self._act(events)
-        elif not self._write(wire):
-            server, waits = self._server, wire.waits + len(self._pending)
-            self._full = FullSocket(self._sock, server.limits, server.now(), waits)
-            server.spawn(self, self._drain_socket, wire, self._full)
-
     def _wake_reader(self) -> None:
         # It waits for input, which may never come, to see that the wire is closed.
         if not self._aborted:
             trio.lowlevel.notify_closing(self._sock)
 
     def _write(self, wire: Wire) -> bool:
-        """False when the socket is full."""
+        """Whether nothing waits any more.  What the socket does not take is left in `_pending`."""
         sock, budget = self._sock, FLUSH_BYTES
         while True:
             pending = self._pending or wire.take_output()
@@ -502,7 +500,7 @@ class Connection:
                 if not events:
                     if wire.closed:
                         self._wake_reader()
-                    return True
+                    return False
                 self._act(events)
                 continue
             try:
@@ -513,7 +511,7 @@ class Connection:
             except OSError as error:
                 logger.debug("connection %d: %s", self.number, error)
                 self.abort()
-                return True
+                return False
             self._pending = b""
             self._server.bytes_sent += len(pending)
             if self._trace is not None:
@@ -523,7 +521,7 @@ class Connection:
             budget -= len(pending)
             if budget <= 0:
                 self.offered()
-                return True
+                return False
 
     async def _drain_socket(self, wire: Wire, full: FullSocket) -> None:
         """Wait for the socket to drain, and write on."""
@@ -531,7 +529,8 @@ class Connection:
             while not self._aborted:
                 await trio.lowlevel.wait_writable(self._sock)
                 full.moved(self._server.now(), wire.waits + len(self._pending))
-                if self._write(wire):
+                self._write(wire)
+                if not self._pending:
                     break
         except (OSError, trio.ClosedResourceError) as error:
             logger.debug("connection %d: %s", self.number, error)

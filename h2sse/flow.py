@@ -34,6 +34,8 @@ TURN_BYTES = 32 * 1024
 # What one call of `take` returns: a few TLS records.  OpenSSL must be given the same bytes again
 # after a full socket, so this is also what a slow peer pins.
 TAKE_BYTES = 128 * 1024
+# The first stream ids as frames have them, which are the same on every connection.
+_IDS = tuple(number.to_bytes(4, "big") for number in range(1024))
 
 
 @final
@@ -67,7 +69,8 @@ class Outflow:
     def __init__(self, flow: Flow, h2_stream: H2Stream) -> None:
         self.flow = flow
         self.h2 = h2_stream
-        self.id = h2_stream.stream_id.to_bytes(4, "big")
+        number = h2_stream.stream_id
+        self.id = _IDS[number] if number < len(_IDS) else number.to_bytes(4, "big")
         self.lane: Lane | None = None
         self.standstill: Standstill | None = None
         self.queue: list[bytes] | None = []
@@ -267,15 +270,17 @@ class Flow:
         self.turns.append(source)
 
     def take(self, out: list[bytes]) -> None:
-        """Frame what the windows allow, up to `TAKE_BYTES`, in fair turns."""
+        """Frame what the windows allow, up to `TAKE_BYTES`, in fair turns.  There must be some."""
         budget = TAKE_BYTES
         turns, machine = self.turns, self.machine
-        while turns and budget > 0 and machine.outbound_flow_control_window > 0:
+        while machine.outbound_flow_control_window > 0:
             source = turns.popleft()
-            if not source.ready:
+            if source.ready:
+                budget -= source.serve(out, min(budget, TURN_BYTES) if turns else budget)
+            else:
                 self.dropped -= 1
-                continue
-            budget -= source.serve(out, budget if not turns else min(budget, TURN_BYTES))
+            if not turns or budget <= 0:
+                break
 
     def finish(self, outflow: Outflow) -> None:
         """End a stream after what waits for it."""

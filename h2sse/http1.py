@@ -160,7 +160,7 @@ class Http1:
 
     @property
     def idle(self) -> bool:
-        """True when it is open, with neither output nor an event to take."""
+        """True when it is open, nothing `waits`, and there is no event to take."""
         return not (self._waiting or self._output or self._events or self._state is _CLOSED)
 
     @property

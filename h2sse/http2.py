@@ -159,7 +159,7 @@ class Http2:
     def idle(self) -> bool:
         flow = self._flow
         return not (
-            flow.turns
+            flow.queued
             or self._closed
             or flow.events
             or flow.finished

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Lane", "Standstill"]
 
+# The piece framed last, its head, and the two as they stand between two stream ids: fan-out frames
+# one piece on every connection in turn.
+_framed = (b"", b"", b"")
+
 
 @final
 class Lane:
@@ -109,7 +113,8 @@ class Lane:
         self.queued += size
         flow.queued += size
         if not self.ready:
-            flow.make_ready(self)
+            self.ready = True
+            flow.turns.append(self)
 
     def _find_still(self) -> None:
         """Let those apart who wait for a window share what waits, where that is the same."""
@@ -238,22 +243,23 @@ class Lane:
 
     def serve(self, out: list[bytes], budget: int) -> int:
         """Take one turn: the frames of one piece for as many streams as fit; what they cost."""
+        global _framed
         self.ready = False
         queue = self.queue
         if not queue:
             return 0
-        flow, ids = self.flow, self.ids
+        flow, ids, place = self.flow, self.ids, self.place
         machine = flow.machine
         piece = queue[0]
         size = len(piece)
-        if not self.place and self.sent + size > self.floor:
+        if not place and self.sent + size > self.floor:
             self._clear_for(size)
             if not ids:
                 return 0
         window = machine.outbound_flow_control_window
-        place, frame = self.place, size + HEAD_BYTES
+        frame = size + HEAD_BYTES
         count = len(ids) - place
-        if count * size > window or count * frame > budget:
+        if count * frame > min(window, budget):
             count = min(count, max(1, budget // frame), window // size)
             if not count:
                 # The connection's window ends within a frame: one stream takes the rest of it.
@@ -262,15 +268,19 @@ class Lane:
                     flow.make_ready(self)
                 return 0
         machine.outbound_flow_control_window = window - count * size
-        head = size.to_bytes(3, "big") + b"\0\0"
+        last, head, between = _framed
+        if last is not piece:
+            head = size.to_bytes(3, "big") + b"\0\0"
+            between = piece + head
+            _framed = (piece, head, between)
         if count == len(ids):
-            out += (head, (piece + head).join(ids), piece)
-            self._next_piece()
+            out += (head, between.join(ids), piece)
         else:
-            out += (head, (piece + head).join(ids[place : place + count]), piece)
+            out += (head, between.join(ids[place : place + count]), piece)
+        if place + count < len(ids):
             self.place = place + count
-            if self.place == len(ids):
-                self._next_piece()
+        else:
+            self._next_piece()
         if queue:
             flow.make_ready(self)
         return count * frame

@@ -397,7 +397,7 @@ class Wire(Protocol):
 
     @property
     def idle(self) -> bool:
-        """True when it is open, with neither output nor an event to take: one look for three."""
+        """True when it is open, nothing `waits`, and there is no event to take: one look for all."""
 
     @property
     def last_word(self) -> bool:

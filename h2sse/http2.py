@@ -125,7 +125,7 @@ class Http2:
         # not waited for as if it had been idle.
         self._overdue = False
         self._pace: Pace | None = None  # while DATA waits, for whichever window
-        self._sent = 0  # DATA as of the latest `expire`
+        self._sent = 0  # DATA as of the latest `expire` at which some waited
         self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
         # Streams whose answer, if there is one, was not out when the latest input came.
@@ -552,7 +552,8 @@ class Http2:
             self._machine.ping(PROBE)
         if self._requests.bodies or flow.stalled:
             self._end_slow(now)
-        self._end_still(now)
+        if flow.queued or self._pace is not None:
+            self._end_still(now)
         return self.take_events()
 
     def _end_still(self, now: float) -> None:
@@ -561,14 +562,14 @@ class Http2:
         Not for its window alone: one that closes it whenever it opens those of its streams would
         have twice the time.  A stream that is at fault by itself has been ended before.
         """
-        flow, window = self._flow, self._machine.outbound_flow_control_window
-        took, self._sent = self._granted - window - self._sent, self._granted - window
+        flow, before = self._flow, self._sent
+        self._sent = self._granted - self._machine.outbound_flow_control_window
         if self._closed or not flow.queued:
             self._pace = None
         elif self._pace is None:
             self._pace = Pace(self._limits, now, flow.queued)
         else:
-            self._pace.took(took, now, flow.queued)
+            self._pace.took(self._sent - before, now, flow.queued)
             if self._pace.stands_still(now):
                 self._give_up("connection window closed too long")
 

@@ -302,20 +302,24 @@ class Connection:
         """End what has waited too long for the peer."""
         if self._aborted:
             return
-        if self._wire is None:
+        wire = self._wire
+        if wire is None:
             if now >= self._deadline:
                 self._server.count("no TLS handshake within handshake_seconds", self)
                 self.abort()
         elif self._full is not None:
-            if self._full.stands_still(now, self._wire.waits + len(self._pending)):
+            if self._full.stands_still(now, wire.waits + len(self._pending)):
                 self._server.count("socket full for stall_seconds", self)
                 self.abort()
-        elif not self._wire.closed:
-            events = self._wire.expire(now)
-            self._act(events)
-            if now >= self._deadline and not self._wire.closed:
+        elif not wire.closed:
+            events = wire.expire(now)
+            if events:
+                self._act(events)
+            else:
+                self._go_on()
+            if now >= self._deadline and not wire.closed:
                 self._age(now)
-            if events or self._wire.unsent or self._wire.closed:
+            if events or wire.unsent or wire.closed:
                 self.flush()
 
     # -- going away

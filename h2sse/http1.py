@@ -16,9 +16,10 @@ shared by all connections: fan-out to one more stream is an append to a list.
 
 from __future__ import annotations
 
+import math
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, assert_never, final
 
 import h11
 
@@ -93,6 +94,7 @@ class Http1:
         "_bound",
         "_chunked",
         "_connection",
+        "_deadline",
         "_draining",
         "_events",
         "_exchange",
@@ -101,7 +103,6 @@ class Http1:
         "_output",
         "_overflow",
         "_peer",
-        "_since",
         "_state",
         "_stream",
         "_undrained",
@@ -120,8 +121,8 @@ class Http1:
         self._connection = connection
         self._peer = peer
         self._state = _State.HEAD
-        self._since = now  # when the state began
         self._now = now  # the latest we were told
+        self._deadline = now + limits.request_seconds  # of the state
         self._draining = False
         self._unread = b""
         self._exchange: Exchange | None = None
@@ -160,7 +161,7 @@ class Http1:
 
     @property
     def idle(self) -> bool:
-        """True when it is open, nothing `waits`, and there is no event to take."""
+        """True when it is open, nothing `waits` and no event is to be taken."""
         return not (self._waiting or self._output or self._events or self._state is _CLOSED)
 
     @property
@@ -451,20 +452,20 @@ class Http1:
     def expire(self, now: float) -> Sequence[WireEvent]:
         """Close a connection that is idle for too long; answer 408 to a request that is slow."""
         self._now = now
-        limits = self._limits
-        waited = now - self._since
+        if now < self._deadline:
+            return self.take_events()
         match self._state:
-            case _State.IDLE if waited >= limits.idle_seconds:
+            case _State.IDLE:
                 self._become(_State.CLOSED)
-            case _State.HEAD if waited >= limits.request_seconds and not self._unread:
+            case _State.HEAD if not self._unread:
                 self._count("no request within request_seconds")
                 self._become(_State.CLOSED)
-            case _State.HEAD if waited >= limits.request_seconds:
+            case _State.HEAD:
                 self._refuse(RemoteError("the header section took too long", status=408))
-            case _State.BODY if waited >= limits.body_seconds:
+            case _State.BODY:
                 self._refuse(RemoteError("the body took too long", status=408))
             case _:
-                pass
+                raise AssertionError("nothing is due from the peer")
         return self.take_events()
 
     def drain(self) -> None:
@@ -492,11 +493,26 @@ class Http1:
     def _become(self, state: _State) -> None:
         assert state in _NEXT[self._state], f"{self._state.name} has no way to {state.name}"
         self._state = state
-        self._since = self._now
+        self._deadline = self._now + self._patience()
         if state is _State.CLOSED:
             self._exchange = None
             self._unread = b""
             self._undrained = None
+
+    def _patience(self) -> float:
+        """Seconds that the state may last: for what is due from the peer."""
+        limits = self._limits
+        match self._state:
+            case _State.IDLE:
+                return limits.idle_seconds
+            case _State.HEAD:
+                return limits.request_seconds
+            case _State.BODY:
+                return limits.body_seconds
+            case _State.ANSWER | _State.STREAM | _State.CLOSED:
+                return math.inf
+            case _:
+                assert_never(self._state)
 
 
 def _head(status: int, fields: Fields) -> h11.Response:

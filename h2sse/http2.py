@@ -94,6 +94,7 @@ class Http2:
         "_preface",
         "_recent",
         "_requests",
+        "_rests_until",
         "_sent",
         "_settled",
         "_unanswered",
@@ -121,6 +122,8 @@ class Http2:
         self._settled = False  # whether the client's first SETTINGS has come
         self._deadline: float | None = now + limits.request_seconds
         self._idle_until: float | None = now + limits.idle_seconds  # None: streams are open
+        # Until then there is nothing to end while it is idle and nothing comes.
+        self._rests_until = 0.0
         # Whether all streams that there were have been ended for their peer's slowness: then it is
         # not waited for as if it had been idle.
         self._overdue = False
@@ -186,6 +189,7 @@ class Http2:
         if now > self._liveness.heard and not self._machine._data_to_send:
             self._unanswered.clear()
         self._flow.now = self._liveness.heard = now
+        self._rests_until = 0.0
         buffer = self._buffer
         buffer += data
         was_amid = self._guard.amid_section
@@ -541,6 +545,8 @@ class Http2:
             return ()
         flow = self._flow
         flow.now = now
+        if now < self._rests_until and self.idle:
+            return ()
         if self._deadline is not None and now >= self._deadline:
             self._give_up("no whole frame within request_seconds")
         elif self._idle_until is not None and now >= self._idle_until:
@@ -554,6 +560,9 @@ class Http2:
             self._end_slow(now)
         if flow.queued or self._pace is not None:
             self._end_still(now)
+        if self._deadline is None and not self._requests.bodies and self._pace is None:
+            idle_until = self._idle_until
+            self._rests_until = self._liveness.due_at if idle_until is None else idle_until
         return self.take_events()
 
     def _end_still(self, now: float) -> None:
@@ -679,6 +688,7 @@ class Http2:
         if not machine.streams:
             idle_seconds = 0.0 if self._overdue else self._limits.idle_seconds
             self._idle_until = self._flow.now + idle_seconds
+            self._rests_until = 0.0
 
     def _count(self, reason: str) -> None:
         counts = self.statistics.by_reason

@@ -43,9 +43,14 @@ class Liveness:
         self.heard = now
         self.round_trip: float | None = None  # in seconds, as last measured
 
+    @property
+    def due_at(self) -> float:
+        """When to ask, if nothing is heard before; 0 while the answer is due."""
+        return self.heard + self._limits.probe_seconds if self._asked is None else 0.0
+
     def due(self, now: float) -> bool:
         """Whether to ask now.  If so, the question counts as asked."""
-        if self._asked is not None or now < self.heard + self._limits.probe_seconds:
+        if self._asked is not None or now < self.due_at:
             return False
         self._asked = now
         return True

@@ -397,7 +397,7 @@ class Wire(Protocol):
 
     @property
     def idle(self) -> bool:
-        """True when it is open, nothing `waits`, and there is no event to take: one look for all."""
+        """True when it is open, nothing `waits` and no event is to be taken: one look for all."""
 
     @property
     def last_word(self) -> bool:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum, auto
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, assert_never, final
 
@@ -322,8 +323,7 @@ class Http1:
             return
         # HTTP/1.0 knows no chunks: there the stream lasts until the connection ends.
         self._chunked = exchange.head.http_version >= b"1.1"
-        head = _head(200, (*end_to_end(fields), (b"connection", b"close")))
-        self._output.append(exchange.machine.send(head) + self._frame(first))
+        self._output.append(_stream_head(tuple(fields), self._chunked) + self._frame(first))
         self._undrained = 0
         self._exchange = None
         self._unread = b""
@@ -523,6 +523,18 @@ def _head(status: int, fields: Fields) -> h11.Response:
         )
     except h11.LocalProtocolError as error:
         raise LocalError(f"bad response field: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _stream_head(fields: Fields, chunked: bool) -> bytes:
+    """The head of an event stream.  Thousands of tabs get the same, and h11 takes 0.1 ms for it.
+
+    Raises LocalError if a field is not one that HTTP/1.1 can carry.
+    """
+    machine = h11.Connection(h11.SERVER)
+    machine.receive_data(b"GET / HTTP/1.%d\r\nHost: localhost\r\n\r\n" % chunked)
+    machine.next_event()
+    return machine.send(_head(200, (*end_to_end(fields), (b"connection", b"close"))))
 
 
 # The payload framed last and its chunk: fan-out offers one payload to every connection in turn.

@@ -48,7 +48,9 @@ from trio.testing import MockClock
 
 import h2sse
 import h2sse.server
-from h2sse.flow import Outflow
+from h2sse.connection import FLUSH_BYTES, Connection
+from h2sse.flow import TAKE_BYTES, Outflow
+from h2sse.frames import FRAME_BYTES
 from h2sse.handshake import AT_ONCE
 
 EVENTS = "/events?topic=a"
@@ -596,6 +598,33 @@ async def test_a_tab_without_window_delays_no_other_and_resumes_in_full() -> Non
         await client.send(window_update(again.id, MAX_WINDOW - 400))
         await client.heard(200 - len(had), again)
         assert had + again.messages == others[0].messages
+
+
+async def test_of_a_large_event_little_is_framed_before_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Framing goes ahead of writing for many connections, by so many bytes at the most."""
+    app = h2sse.App()
+    framed: list[int] = []
+    flush = Connection.flush
+    async with serving(app) as served, contextlib.AsyncExitStack() as stack:
+
+        def noting(self: Connection) -> None:
+            connections = served.server.connections
+            framed.append(sum(len(each._pending) for each in connections if each._full is None))
+            flush(self)
+
+        clients = [
+            await stack.enter_async_context(served.client(settings=OPEN_WINDOWS)) for _ in range(20)
+        ]
+        for client in clients:
+            await client.send(OPEN_CONNECTION)
+            await client.listen(EVENTS)
+        monkeypatch.setattr(Connection, "flush", noting)
+        app.publish("a", h2sse.Event(data="x" * 400_000))
+        for client in clients:
+            await client.heard(1, client.streams[1])
+    assert FLUSH_BYTES <= max(framed) < FLUSH_BYTES + TAKE_BYTES + FRAME_BYTES
 
 
 # -- the last word

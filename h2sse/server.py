@@ -396,9 +396,9 @@ class Server:
     async def flush(self) -> None:
         """Write for the connections that something was offered to.
 
-        Those of a slice are framed first and then written, for a sixth less than one by one: each
+        Those of a slice are framed first and then written, for a fifth less than one by one: each
         would find the processor's caches full of OpenSSL and the kernel, and a client that reads
-        many of them would be waked for each.
+        many of them would be woken for each.
         """
         while True:
             await self.flushing.wait()

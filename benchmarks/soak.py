@@ -66,6 +66,8 @@ _COMING_SHARE = 5
 _PATIENCE_SECONDS = 15.0
 # For the connections of an attack that was just ended to be noticed.
 _SETTLE_SECONDS = 5.0
+# If its cables are pulled: probe_seconds, probe_answer_seconds, and some.
+_CABLE_SECONDS = 45.0
 _ASK_SECONDS = 5.0
 _SAMPLE_SECONDS = 0.5
 
@@ -166,7 +168,7 @@ class _Run:
         self._staying = staying
         self._coming = coming
         self._publisher = publisher
-        self._began = trio.current_time()
+        self._began = self._noticed_by = trio.current_time()
         self._peak = 0
 
     async def all(self, plan: Plan) -> None:
@@ -184,7 +186,7 @@ class _Run:
             for name in chance.sample(plan.attacks, len(plan.attacks)):
                 if ends is None or self._now < ends:
                     await self._under(name)
-        await trio.sleep(_SETTLE_SECONDS)
+        await trio.sleep_until(self._noticed_by)
         await self._calm("after", calm if ends is None else ends + calm - self._now)
 
     @property
@@ -204,6 +206,8 @@ class _Run:
             window = await self._window("during", name)
         attackers, share = int(taken["connections"]), taken["cpu"]
         self._note(replace(window, began_bytes=began_bytes, attackers=attackers, attack_cpu=share))
+        seconds = _CABLE_SECONDS if ATTACKS[name].deaf else _SETTLE_SECONDS
+        self._noticed_by = max(self._noticed_by, self._now + seconds)
 
     def _note(self, window: Window) -> None:
         self._record.windows.append(window)

@@ -2,7 +2,8 @@
 
 A connection serves one request at a time, and each has an h11 machine of its own, dropped with the
 answer: an idle connection and an event stream hold none (it is 1 KB).  How a request is read, and
-which are refused, is in `http1_requests.py`; here is what becomes of it.
+which are refused, is in `http1_requests.py`, how an answer is written in `http1_answers.py`; here
+is what becomes of it.
 
 Requests that come early (pipelining, RFC 9112 9.3.2) wait unread, 64 KiB at the most.  The next one
 is read when the answer before it is queued and at most `PIECE_BYTES` of answers are unsent, so it
@@ -18,13 +19,12 @@ from __future__ import annotations
 
 import math
 from enum import Enum, auto
-from functools import lru_cache
-from http import HTTPStatus
 from typing import TYPE_CHECKING, assert_never, final
 
 import h11
 
-from .errors import LocalError, RemoteError
+from .errors import RemoteError
+from .http1_answers import answer, stream_head
 from .http1_requests import Exchange, begin
 from .wire import (
     BEHIND,
@@ -38,9 +38,7 @@ from .wire import (
     Response,
     WireEvent,
     WireStatistics,
-    end_to_end,
     problem,
-    to_send,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +54,6 @@ PIECE_BYTES = 64 * 1024
 UNREAD_BYTES = 64 * 1024
 
 _LAST_CHUNK = b"0\r\n\r\n"
-_REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
 
 
 class _State(Enum):
@@ -303,7 +300,7 @@ class Http1:
         if exchange is None:
             return
         machine = exchange.machine
-        self._write(machine, response, head=head, close=self._draining)
+        self._output += answer(machine, response, head=head, close=self._draining)
         machine.send(h11.EndOfMessage())
         if machine.our_state is h11.DONE and machine.their_state is h11.DONE:
             self._exchange = None
@@ -323,7 +320,7 @@ class Http1:
             return
         # HTTP/1.0 knows no chunks: there the stream lasts until the connection ends.
         self._chunked = exchange.head.http_version >= b"1.1"
-        self._output.append(_stream_head(tuple(fields), self._chunked) + self._frame(first))
+        self._output.append(stream_head(tuple(fields), self._chunked) + self._frame(first))
         self._undrained = 0
         self._exchange = None
         self._unread = b""
@@ -339,16 +336,6 @@ class Http1:
             return self._exchange
         return None
 
-    def _write(
-        self, machine: h11.Connection, response: Response, *, head: bool, close: bool
-    ) -> None:
-        fields, body = to_send(response, head=head)
-        if close:
-            fields.append((b"connection", b"close"))
-        self._output.append(machine.send(_head(response.status, fields)))
-        if body:
-            self._output.append(machine.send(h11.Data(data=body)))
-
     def _refuse(self, error: RemoteError) -> None:
         """Answer a request that is not one, or not ours to serve, and close."""
         exchange = self._exchange
@@ -356,8 +343,9 @@ class Http1:
         self.statistics.refused += 1
         self._count(str(error))
         # A machine of its own: the request's may be in any state.
-        answer = problem(error.status, str(error))
-        self._write(h11.Connection(h11.SERVER), answer, head=method == b"HEAD", close=True)
+        response = problem(error.status, str(error))
+        machine = h11.Connection(h11.SERVER)
+        self._output += answer(machine, response, head=method == b"HEAD", close=True)
         self._become(_State.CLOSED)
 
     # -- event streams
@@ -513,28 +501,6 @@ class Http1:
                 return math.inf
             case _:
                 assert_never(self._state)
-
-
-def _head(status: int, fields: Fields) -> h11.Response:
-    """A status and its fields, for h11.  Raises LocalError for a field that cannot be sent."""
-    try:
-        return h11.Response(
-            status_code=status, headers=list(fields), reason=_REASONS.get(status, b"")
-        )
-    except h11.LocalProtocolError as error:
-        raise LocalError(f"bad response field: {error}") from error
-
-
-@lru_cache(maxsize=64)
-def _stream_head(fields: Fields, chunked: bool) -> bytes:
-    """The head of an event stream.  Thousands of tabs get the same, and h11 takes 0.1 ms for it.
-
-    Raises LocalError if a field is not one that HTTP/1.1 can carry.
-    """
-    machine = h11.Connection(h11.SERVER)
-    machine.receive_data(b"GET / HTTP/1.%d\r\nHost: localhost\r\n\r\n" % chunked)
-    machine.next_event()
-    return machine.send(_head(200, (*end_to_end(fields), (b"connection", b"close"))))
 
 
 # The payload framed last and its chunk: fan-out offers one payload to every connection in turn.

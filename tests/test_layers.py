@@ -25,6 +25,7 @@ LAYERS: dict[str, set[str]] = {
             "machine",
             "http1",
             "http1_requests",
+            "http1_answers",
             "http2",
             "http2_requests",
             "hello",
@@ -75,7 +76,7 @@ LAYERS: dict[str, set[str]] = {
 PACKAGES: dict[str, set[str]] = {
     "h2": {"client.http2", "http2", "http2_requests", "machine", "flow"},
     "hpack": {"client.http2", "machine", "trace.http2", "probe.connection"},
-    "h11": {"client.http1", "http1", "http1_requests", "probe.http1"},
+    "h11": {"client.http1", "http1", "http1_answers", "http1_requests", "probe.http1"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
     "anyio": {"asgi", "asgi_exchange", "asgi_requests"},
     "prometheus_client": {"metrics"},
@@ -86,7 +87,17 @@ FOR_TYPES_ONLY = {("flow", "h2")}
 
 # A wire knows bytes, not events; the hub knows events, not bytes.  Not even through others.
 WIRES = {
-    *("http1", "http1_requests", "http2", "http2_requests", "machine", "flow", "lane", "fields"),
+    *(
+        "http1",
+        "http1_answers",
+        "http1_requests",
+        "http2",
+        "http2_requests",
+        "machine",
+        "flow",
+        "lane",
+        "fields",
+    ),
     *("client.http1", "client.http2"),
 }
 EVENTS = {"sse", "history", "overflow", "hub", "publishing", "app"}

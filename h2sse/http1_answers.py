@@ -1,0 +1,54 @@
+"""Answers of HTTP/1.1, written by h11: a whole response, or the head that begins an event stream.
+
+h11 judges every field, so what it gives can be sent as it is.  Raises LocalError, here and in
+`http1.py`, for a field that HTTP/1.1 cannot carry (RFC 9110 5.5).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import h11
+
+from .errors import LocalError
+from .wire import end_to_end, to_send
+
+if TYPE_CHECKING:
+    from .wire import Fields, Response
+
+__all__ = ["answer", "stream_head"]
+
+_CLOSE = (b"connection", b"close")
+_REASONS = {int(status): status.phrase.encode() for status in HTTPStatus}
+
+
+def answer(machine: h11.Connection, response: Response, *, head: bool, close: bool) -> list[bytes]:
+    """A whole response, for the request that `machine` has read; with `head`, its fields only."""
+    fields, body = to_send(response, head=head)
+    if close:
+        fields.append(_CLOSE)
+    written = [machine.send(_head(response.status, fields))]
+    if body:
+        written.append(machine.send(h11.Data(data=body)))
+    return written
+
+
+@lru_cache(maxsize=64)
+def stream_head(fields: Fields, chunked: bool) -> bytes:
+    """The head of an event stream.  Thousands of tabs get the same, and h11 takes 0.1 ms for it."""
+    machine = h11.Connection(h11.SERVER)
+    machine.receive_data(b"GET / HTTP/1.%d\r\nHost: localhost\r\n\r\n" % chunked)
+    machine.next_event()
+    return machine.send(_head(200, (*end_to_end(fields), _CLOSE)))
+
+
+def _head(status: int, fields: Fields) -> h11.Response:
+    """A status and its fields, for h11."""
+    try:
+        return h11.Response(
+            status_code=status, headers=list(fields), reason=_REASONS.get(status, b"")
+        )
+    except h11.LocalProtocolError as error:
+        raise LocalError(f"bad response field: {error}") from error

@@ -26,12 +26,14 @@ from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
 from .streams import Streams
+from .unison import Part
 from .wire import Drained, Gone, Overflowed, Request
 
 if TYPE_CHECKING:
     from .hub import Group
     from .server import Server
     from .trace import Tap
+    from .unison import Batch
     from .wire import Lane, Overflow, ProtocolName, Wire, WireEvent
 
 __all__ = ["FLUSH_BYTES", "ROUND_TRIP_SECONDS", "Connection"]
@@ -76,11 +78,14 @@ class Connection:
     __slots__ = (
         "__weakref__",
         "_aborted",
+        "_alone",
         "_deadline",
         "_full",
+        "_heard",
         "_heavy",
         "_noted",
         "_offered",
+        "_part",
         "_peer_left",
         "_pending",
         "_server",
@@ -112,6 +117,10 @@ class Connection:
         self._aborted = False
         self._peer_left = False
         self._full: FullSocket | None = None
+        # What it is in unison with, and the last batch of that which it has been written.
+        self._part: Part | None = None
+        self._heard = 0
+        self._alone = False  # whether it is not, but could be
         # Of the handshake; then of the connection's age; then of the round trip before its end.
         self._deadline = server.now() + server.limits.handshake_seconds
 
@@ -161,6 +170,7 @@ class Connection:
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
         self._aborted = True
+        self._fall_out()
         self._note(0)
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
@@ -300,7 +310,7 @@ class Connection:
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
-        if self._aborted:
+        if self._aborted or (self._part is not None and now < self._deadline):
             return
         wire = self._wire
         if wire is None:
@@ -375,6 +385,7 @@ class Connection:
         if wire.closed:
             return
         self._stay = _Stay.ENDING
+        self.go_alone()
         self._streams.end_tabs(wire, later)
         self.flush()
         self._close_if_done()
@@ -389,6 +400,7 @@ class Connection:
         if self._wire is None:
             self.abort()
             return
+        self.go_alone()
         self._streams.leave_all()
         self._wire.close()
         self.flush()
@@ -428,8 +440,10 @@ class Connection:
         self._wire.send(stream, payload)
 
     def enter(self, stream: int, lane: Lane) -> None:
-        assert self._wire is not None
-        self._wire.enter(stream, lane)
+        wire = self._wire
+        assert wire is not None
+        wire.enter(stream, lane)
+        self._alone = self._trace is None and isinstance(wire, Http1) and wire.chunked
 
     def offered(self) -> None:
         if not self._offered:
@@ -438,6 +452,52 @@ class Connection:
             if not server.to_flush:
                 server.flushing.set()
             server.to_flush.append(self)
+
+    # -- in unison
+
+    def _join(self) -> None:
+        self._alone = False
+        for group in self._streams.regroup(self._server.unison):
+            assert isinstance(group.lane, Part)
+            self._part = group.lane
+            self._heard = group.lane.add(self)
+
+    def _fall_out(self) -> Sequence[bytes]:
+        part, self._part = self._part, None
+        return part.remove(self, self._heard) if part is not None else ()
+
+    def go_alone(self) -> None:
+        """Have a queue of its own again, with what it has not been written in unison."""
+        if self._part is None:
+            return
+        self._alone = True
+        try:
+            owed = self._fall_out()
+            for group in self._streams.regroup(self):
+                for payload in owed:
+                    group.lane.offer(payload)
+            if owed:
+                self.offered()
+        except Exception:
+            logger.exception("connection %d of %s failed", self.number, self.peer)
+            self.abort()
+
+    def hear(self, part: Part, batch: Batch) -> None:
+        """Write what all in unison are written, unless it is not one of them any more."""
+        if self._part is not part or self._heard >= batch.number:
+            return
+        self._heard = batch.number
+        try:
+            self._sock.send(batch.data)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            self._pending = batch.data
+            self.go_alone()
+            self.flush()
+        except OSError as error:
+            logger.debug("connection %d: %s", self.number, error)
+            self.abort()
+        else:
+            self._server.bytes_sent += len(batch.data)
 
     # -- out
 
@@ -461,6 +521,8 @@ class Connection:
             if events := wire.take_events():
                 self._act(events)
         elif self._write(wire) and not self._noted:
+            if self._alone:
+                self._join()
             return
         waits = wire.waits + len(self._pending)
         if self._pending and self._full is None and not self._aborted:
@@ -477,6 +539,7 @@ class Connection:
 
     def shed(self, reason: str) -> None:
         """Give up what takes most of the memory: a tab, or, without one, the connection."""
+        self.go_alone()
         try:
             wire = self._wire
             if wire is not None and wire.shed(reason):

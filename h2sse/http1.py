@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from .config import Limits
 
-__all__ = ["Http1"]
+__all__ = ["PIECE_BYTES", "Http1", "chunk"]
 
 # Four TLS records: a stalled peer's pending write stays small, a fast one's system calls few.
 PIECE_BYTES = 64 * 1024
@@ -90,7 +90,6 @@ class Http1:
         "_backlog",
         "_begun",
         "_bound",
-        "_chunked",
         "_connection",
         "_deadline",
         "_draining",
@@ -106,6 +105,7 @@ class Http1:
         "_undrained",
         "_unread",
         "_waiting",
+        "chunked",
         "statistics",
     )
 
@@ -136,7 +136,7 @@ class Http1:
         self._backlog = 0
         self._bound = limits.tab_backlog_bytes
         self._overflow: Overflow | None = None
-        self._chunked = True
+        self.chunked = True  # the event stream: HTTP/1.0 knows no chunks
         # How many entries of `_waiting` are yet to be taken before `Drained`; None: it is not due.
         self._undrained: int | None = None
 
@@ -318,9 +318,9 @@ class Http1:
         exchange = self._unanswered(stream)
         if exchange is None:
             return
-        # HTTP/1.0 knows no chunks: there the stream lasts until the connection ends.
-        self._chunked = exchange.head.http_version >= b"1.1"
-        self._output.append(stream_head(tuple(fields), self._chunked) + self._frame(first))
+        # Without chunks the stream lasts until the connection ends.
+        self.chunked = exchange.head.http_version >= b"1.1"
+        self._output.append(stream_head(tuple(fields), self.chunked) + self._frame(first))
         self._undrained = 0
         self._exchange = None
         self._unread = b""
@@ -384,10 +384,10 @@ class Http1:
     def _queue(self, payload: bytes) -> None:
         # Written here, one offer costs 0.2 us; a Data event of h11 costs 3.6 us.
         # test_http1.py::test_event_stream_equals_h11 holds the bytes equal.
-        if self._chunked:
+        if self.chunked:
             last, frame = _framed
             if last is not payload:
-                frame = _chunk(payload)
+                frame = chunk(payload)
         else:
             frame = payload
         self._waiting.append(frame)
@@ -403,7 +403,7 @@ class Http1:
             waits=self._backlog,
             size=size,
             bound=bound,
-            frame=_chunk if self._chunked else bytes,
+            frame=chunk if self.chunked else bytes,
         )
         if room is None:
             return False
@@ -427,7 +427,7 @@ class Http1:
         return True
 
     def _frame(self, payload: bytes) -> bytes:
-        return _chunk(payload) if self._chunked and payload else payload
+        return chunk(payload) if self.chunked and payload else payload
 
     def _drop_waiting(self) -> None:
         """Forget the payloads of which the peer has not seen a byte."""
@@ -469,7 +469,7 @@ class Http1:
         self._end()
 
     def _end(self) -> None:
-        if self._state is _STREAM and self._chunked:
+        if self._state is _STREAM and self.chunked:
             self._waiting.append(_LAST_CHUNK)
             self._backlog += len(_LAST_CHUNK)
         self._become(_State.CLOSED)
@@ -507,7 +507,7 @@ class Http1:
 _framed = (b"", b"")
 
 
-def _chunk(payload: bytes) -> bytes:
+def chunk(payload: bytes) -> bytes:
     """`payload` as one chunk (RFC 9112 7.1), made once for all who ask in turn."""
     global _framed
     last, chunk = _framed

@@ -39,6 +39,7 @@ __all__ = [
     "HubStatistics",
     "Presence",
     "Sink",
+    "Speaker",
     "Subscribe",
     "Tab",
     "spread",
@@ -96,18 +97,14 @@ class Subscribe:
             object.__setattr__(self, name, value)
 
 
-class Sink(Protocol):
-    """A connection, as the hub sees it.  None of its methods waits, or is meant to raise."""
+class Speaker(Protocol):
+    """Who brings events to tabs.  None of its methods waits, or is meant to raise."""
 
     groups: dict[frozenset[str], Group]
 
     @property
     def number(self) -> int:
-        """The connection's number."""
-
-    @property
-    def protocol(self) -> ProtocolName:
-        """What it speaks."""
+        """The connection's number; 0 for many."""
 
     @property
     def peer(self) -> str:
@@ -116,17 +113,25 @@ class Sink(Protocol):
     def lane(self, overflow: Overflow | None = None) -> Lane:
         """A new lane, which `overflow` keeps within its bound; without one its streams end."""
 
-    def send(self, stream: int, payload: bytes) -> None:
-        """Queue a payload for one stream; `Hub.resume` follows when there is room for more."""
-
-    def enter(self, stream: int, lane: Lane) -> None:
-        """The stream goes live in that lane."""
-
     def offered(self) -> None:
         """Something has been queued: write it, soon."""
 
     def abort(self) -> None:
         """It has failed all the same: end it.  Its tabs leave later, not within this call."""
+
+
+class Sink(Speaker, Protocol):
+    """A connection, as the hub sees it."""
+
+    @property
+    def protocol(self) -> ProtocolName:
+        """What it speaks."""
+
+    def send(self, stream: int, payload: bytes) -> None:
+        """Queue a payload for one stream; `Hub.resume` follows when there is room for more."""
+
+    def enter(self, stream: int, lane: Lane) -> None:
+        """The stream goes live in that lane."""
 
 
 @final
@@ -179,7 +184,7 @@ class Group:
 
     __slots__ = ("lane", "quiet", "sink", "size", "topics")
 
-    def __init__(self, sink: Sink, topics: frozenset[str], overflow: Overflow | None) -> None:
+    def __init__(self, sink: Speaker, topics: frozenset[str], overflow: Overflow | None) -> None:
         self.sink = sink
         self.topics = topics
         self.lane = sink.lane(overflow)
@@ -251,8 +256,10 @@ class Hub:
         self._pages.clear()
         payload = entry.payload
         delivered = 0
-        failed: dict[Sink, Exception] = {}
-        for group in self._groups(topics):
+        failed: dict[Speaker, Exception] = {}
+        # A snapshot: tabs that fall out of step get a group of their own, and the payload with it.
+        for group in tuple(self._groups(topics)):
+            size = group.size
             try:
                 group.lane.offer(payload)
                 group.sink.offered()
@@ -260,13 +267,13 @@ class Hub:
                 failed.setdefault(group.sink, error)
             else:
                 group.quiet = 0
-                delivered += group.size
+                delivered += size
         self._delivered += delivered
         for sink, fault in failed.items():
             self._give_up(sink, fault)
         return entry
 
-    def _give_up(self, sink: Sink, error: Exception) -> None:
+    def _give_up(self, sink: Speaker, error: Exception) -> None:
         logger.error("connection %d of %s failed", sink.number, sink.peer, exc_info=error)
         # Until its tabs have left, no event is to fail, and be logged, again.
         for group in sink.groups.values():
@@ -386,6 +393,14 @@ class Hub:
 
     def _go_live(self, tab: Tab) -> None:
         sink = tab._sink
+        sink.enter(tab._stream, self._enter(tab, sink).lane)
+
+    def regroup(self, tab: Tab, sink: Speaker) -> Group:
+        """From now on a live tab is one of those that `sink` speaks for: its group there."""
+        self._leave_group(tab)
+        return self._enter(tab, sink)
+
+    def _enter(self, tab: Tab, sink: Speaker) -> Group:
         group = sink.groups.get(tab.topics)
         if group is None:
             overflow = self.overflows.of(tab.topics)
@@ -395,7 +410,17 @@ class Hub:
         group.size += 1
         tab._group = group
         tab.topics = group.topics  # one set for all tabs of the group
-        sink.enter(tab._stream, group.lane)
+        return group
+
+    def _leave_group(self, tab: Tab) -> None:
+        group, tab._group = tab._group, None
+        if group is None:
+            return
+        group.size -= 1
+        if not group.size:
+            del group.sink.groups[group.topics]
+            for name in group.topics:
+                self._topics[name].groups.pop(group, None)
 
     def arrive(self, tab: Tab) -> None:
         """The tab's stream is open: it counts as present, and watchers hear of it."""
@@ -407,16 +432,10 @@ class Hub:
     def leave(self, tab: Tab) -> None:
         """The tab's stream is gone.  Its sink has taken it out of its lane."""
         self._tabs -= 1
-        group = tab._group
-        if group is not None:
-            group.size -= 1
-            if not group.size:
-                del group.sink.groups[group.topics]
+        self._leave_group(tab)
         for name in tab.topics:
             topic = self._topics[name]
             del topic.tabs[tab.id]
-            if group is not None and not group.size:
-                topic.groups.pop(group, None)
             if not topic.tabs:
                 del self._topics[name]
         if self._watchers:

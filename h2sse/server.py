@@ -30,9 +30,11 @@ from .metering import Histogram
 from .overflow import LOSSY
 from .sse import HEARTBEAT
 from .tls import Certificates
+from .unison import FLUSH_SLICE, Unison
 
 if TYPE_CHECKING:
     from .app import App
+    from .hub import Speaker
     from .trace import Taps
 
 __all__ = ["Listening", "Server", "serve"]
@@ -42,10 +44,8 @@ logger = logging.getLogger(__name__)
 _Args = TypeVarTuple("_Args")
 
 TICK_SECONDS = 1.0
-# How long ticking, and how many connections flushing or accepting, may hold the loop before
-# others have a turn.  A write takes 15 to 30 us.
+# How long ticking may hold the loop before others have a turn.
 _SLICE_SECONDS = 0.002
-_FLUSH_SLICE = 128
 _ACCEPT_SLICE = 64
 # After running out of descriptors or memory: until then something may have been closed.
 _ACCEPT_PAUSE_SECONDS = 0.25
@@ -210,6 +210,7 @@ class Server:
         self._addresses: Counter[str] = Counter()
         self._numbers = app.connection_numbers
         self.to_flush: list[Connection] = []
+        self.unison = Unison(self)
         self.flushing = trio.Event()
         self._emptied = trio.Event()
         self._draining = False
@@ -264,10 +265,11 @@ class Server:
         try:
             await task(*args)
         except Exception as error:  # noqa: BLE001 - it stays that connection's
-            self._failed(connection, error)
+            self.failed(connection, error)
 
     @staticmethod
-    def _failed(connection: Connection, error: Exception) -> None:
+    def failed(connection: Connection, error: Exception) -> None:
+        """Something went wrong that is not the peer's fault: end that one, and say so."""
         logger.error(
             "connection %d of %s failed", connection.number, connection.peer, exc_info=error
         )
@@ -278,7 +280,7 @@ class Server:
             try:
                 act(connection)
             except Exception as error:  # noqa: BLE001 - it stays that connection's
-                self._failed(connection, error)
+                self.failed(connection, error)
 
     def shook_hands(self, connection: Connection) -> None:
         """TLS stands; the protocol is chosen."""
@@ -396,27 +398,33 @@ class Server:
     async def flush(self) -> None:
         """Write for the connections that something was offered to.
 
-        Those of a slice are framed first and then written, for a fifth less than one by one: each
-        would find the processor's caches full of OpenSSL and the kernel, and a client that reads
-        many of them would be woken for each.
+        Those with a queue of their own come first: over HTTP/2 one write is for many tabs.
         """
         while True:
             await self.flushing.wait()
             self.flushing = trio.Event()
             began = self.app.clock()
-            batch, self.to_flush = self.to_flush, []
-            for start in range(0, len(batch), _FLUSH_SLICE):
-                connections = batch[start : start + _FLUSH_SLICE]
-                self._frame(connections)
-                for connection in connections:
-                    try:
-                        connection.flush()
-                    except Exception as error:  # noqa: BLE001 - it stays that connection's
-                        self._failed(connection, error)
-                await trio.lowlevel.checkpoint()
+            await self._flush_alone()
+            await self.unison.flush()
             self.app.flushed(began)
-            # Until the next event, which may be long, they may go.
-            del batch, connections, connection
+
+    async def _flush_alone(self) -> None:
+        """Write for those with a queue of their own.
+
+        Those of a slice are framed first and then written, for a fifth less than one by one: each
+        would find the processor's caches full of OpenSSL and the kernel, and a client that reads
+        many of them would be woken for each.
+        """
+        batch, self.to_flush = self.to_flush, []
+        for start in range(0, len(batch), FLUSH_SLICE):
+            connections = batch[start : start + FLUSH_SLICE]
+            self._frame(connections)
+            for connection in connections:
+                try:
+                    connection.flush()
+                except Exception as error:  # noqa: BLE001 - it stays that connection's
+                    self.failed(connection, error)
+            await trio.lowlevel.checkpoint()
 
     def _frame(self, connections: Sequence[Connection]) -> None:
         # What is framed is no longer shared: of large events only some, the rest as it is written.
@@ -425,7 +433,7 @@ class Server:
             try:
                 room -= connection.frame()
             except Exception as error:  # noqa: BLE001 - it stays that connection's
-                self._failed(connection, error)
+                self.failed(connection, error)
             if room <= 0:
                 break
 
@@ -433,26 +441,28 @@ class Server:
         """Once a second: deadlines, heartbeats, certificates."""
         for second in itertools.count(1):
             await trio.sleep(TICK_SECONDS)
-            turn = self.now()
+            self._beat(self.unison)
+            now = turn = self.now()
             for connection in list(self._connections):
                 try:
-                    connection.expire(self.now())
+                    connection.expire(now)
                     self._beat(connection)
                 except Exception as error:  # noqa: BLE001 - it stays that connection's
-                    self._failed(connection, error)
-                if self.now() - turn > _SLICE_SECONDS:
+                    self.failed(connection, error)
+                now = self.now()
+                if now - turn > _SLICE_SECONDS:
                     await trio.lowlevel.checkpoint()
-                    turn = self.now()
+                    now = turn = self.now()
             if second % 5 == 0:
                 self.certificates.check()
 
-    def _beat(self, connection: Connection) -> None:
-        for group in connection.groups.values():
+    def _beat(self, speaker: Speaker) -> None:
+        for group in list(speaker.groups.values()):
             group.quiet += 1
             if group.quiet >= self.config.heartbeat_seconds:
                 group.quiet = 0
                 group.lane.offer(HEARTBEAT)
-                connection.offered()
+                speaker.offered()
 
     # -- going away
 
@@ -496,7 +506,7 @@ class Server:
             try:
                 connection.end_streams(later)
             except Exception as error:  # noqa: BLE001 - it stays that connection's
-                self._failed(connection, error)
+                self.failed(connection, error)
 
     async def _wait_empty(self) -> None:
         while self._connections:

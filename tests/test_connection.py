@@ -359,8 +359,7 @@ async def test_an_idle_http1_connection_is_closed(jumping_clock: MockClock) -> N
 # -- peers that do not read
 
 
-@pytest.fixture
-def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+def narrow_server(patch: pytest.MonkeyPatch) -> None:
     """The server's kernel holds little; accepted sockets inherit it (socket(7))."""
     bind = h2sse.server._bind
 
@@ -370,7 +369,13 @@ def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         return sockets
 
-    monkeypatch.setattr(h2sse.server, "_bind", bind_small)
+    patch.setattr(h2sse.server, "_bind", bind_small)
+
+
+@pytest.fixture
+def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server's kernel holds little."""
+    narrow_server(monkeypatch)
 
 
 @asynccontextmanager

@@ -52,6 +52,7 @@ LAYERS: dict[str, set[str]] = {
         "client.connection",
         "tls",
         "connection",
+        "unison",
         "server",
         "handshake",
         "full_socket",

@@ -1,9 +1,8 @@
-"""HTTP/1.1 behind the `Wire` interface: h11 follows each request and its answer, streams are ours.
+"""HTTP/1.1 behind the `Wire` interface: h11 reads requests and writes answers, streams are ours.
 
-A connection serves one request at a time, and each has an h11 machine of its own, dropped with the
-answer: an idle connection and an event stream hold none (it is 1 KB).  How a request is read, and
-which are refused, is in `http1_requests.py`, how an answer is written in `http1_answers.py`; here
-is what becomes of it.
+A connection serves one request at a time.  How it is read, and which are refused, is in
+`http1_requests.py`, how an answer is written in `http1_answers.py`; here is what becomes of it.
+h11 judges and writes every head, each only once where they repeat.
 
 Requests that come early (pipelining, RFC 9112 9.3.2) wait unread, 64 KiB at the most.  The next one
 is read when the answer before it is queued and at most `PIECE_BYTES` of answers are unsent, so it
@@ -20,8 +19,6 @@ from __future__ import annotations
 import math
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
-
-import h11
 
 from .errors import RemoteError
 from .http1_answers import answer, stream_head
@@ -299,16 +296,15 @@ class Http1:
         exchange = self._unanswered(stream)
         if exchange is None:
             return
-        machine = exchange.machine
-        self._output += answer(machine, response, head=head, close=self._draining)
-        machine.send(h11.EndOfMessage())
-        if machine.our_state is h11.DONE and machine.their_state is h11.DONE:
+        close = self._draining or not exchange.head.keeps_alive
+        self._output += answer(response, exchange.head.version, head=head, close=close)
+        if close:
+            self._become(_State.CLOSED)
+        else:
             self._exchange = None
             self._become(_State.IDLE)
             if self._unread:
                 self._advance()
-        else:
-            self._become(_State.CLOSED)
 
     def open(self, stream: int, fields: Fields, first: bytes) -> None:
         """Answer 200 with these fields and begin an event stream with the payload `first`.
@@ -319,8 +315,9 @@ class Http1:
         if exchange is None:
             return
         # Without chunks the stream lasts until the connection ends.
-        self.chunked = exchange.head.http_version >= b"1.1"
-        self._output.append(stream_head(tuple(fields), self.chunked) + self._frame(first))
+        version = exchange.head.version
+        self.chunked = version >= b"1.1"
+        self._output.append(stream_head(fields, version) + self._frame(first))
         self._undrained = 0
         self._exchange = None
         self._unread = b""
@@ -339,13 +336,11 @@ class Http1:
     def _refuse(self, error: RemoteError) -> None:
         """Answer a request that is not one, or not ours to serve, and close."""
         exchange = self._exchange
-        method = exchange.head.method if exchange else self._unread.partition(b" ")[0]
+        is_head = exchange.head.method == "HEAD" if exchange else self._unread.startswith(b"HEAD ")
         self.statistics.refused += 1
         self._count(str(error))
-        # A machine of its own: the request's may be in any state.
         response = problem(error.status, str(error))
-        machine = h11.Connection(h11.SERVER)
-        self._output += answer(machine, response, head=method == b"HEAD", close=True)
+        self._output += answer(response, b"1.1", head=is_head, close=True)
         self._become(_State.CLOSED)
 
     # -- event streams

@@ -10,7 +10,8 @@ carries the status to answer with.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, final
 
 import h11
@@ -20,11 +21,14 @@ from .wire import Request
 
 if TYPE_CHECKING:
     from .config import Limits
+    from .wire import Fields
 
-__all__ = ["Exchange", "begin", "too_large"]
+__all__ = ["Exchange", "Head", "begin", "too_large"]
 
 # What a body's chunks may bring with them, beside the body.
 _FRAMING_BYTES = 64 * 1024
+# Header sections over this are not kept; those of browsers are below it, but for their cookies.
+_MEMO_BYTES = 1024
 
 # Where h11 would end a header section; the bare LF among these is then refused.
 _BLANK_LINE = re.compile(rb"\n\r?\n")
@@ -37,29 +41,91 @@ _ABSOLUTE = re.compile(rb"([A-Za-z][-A-Za-z0-9+.]*)://([^/?]+)(.*)")
 
 
 @final
-@dataclass(slots=True)
-class Exchange:
-    """A request from its header section to its answer, and the machine that follows both."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Head:
+    """A header section that may be served: what h11 made of it, and what follows from that."""
 
-    machine: h11.Connection
-    head: h11.Request
+    section: bytes  # as h11 takes it
+    method: str
+    version: bytes
     authority: str
     path: str
     query: str
-    chunked: bool
-    limits: Limits
-    body: bytearray = field(default_factory=bytearray)
-    fed: int = 0  # bytes given to the machine after the header section
-    tail: bytes = b""  # the last four of them
-    chunk_line: bytes = b""  # before the next chunk, as far as it has come
-    chunk_left: int = 0  # of a chunk and its line end, yet to come; -1: the last one has begun
+    fields: Fields
+    size: int | None  # of the body, in bytes; None: it comes in chunks
+    keeps_alive: bool  # whether another request may follow (RFC 9112 9.3)
+    expects_continue: bool  # whether the client waits for our word before it sends the body
+
+
+@final
+class Exchange:
+    """A request from its header section to its answer."""
+
+    __slots__ = ("_body", "_chunks", "_limits", "_waits", "head")
+
+    def __init__(self, head: Head, limits: Limits) -> None:
+        self.head = head
+        self._limits = limits
+        self._body = bytearray()
+        self._chunks = _Chunks(head.section) if head.size is None else None
+        self._waits = head.expects_continue
 
     def read(self, data: bytes) -> bytes | None:
         """Read on in the body: what came after its end, or None while it is not whole.
 
         Raises RemoteError if it may not be served.
         """
-        machine, body = self.machine, self.body
+        if data:
+            self._waits = False
+        if self._chunks is not None:
+            return self._chunks.read(data, self._body, self._limits)
+        assert self.head.size is not None
+        missing = self.head.size - len(self._body)
+        self._body += data[:missing]
+        return data[missing:] if len(data) >= missing else None
+
+    def go_on(self) -> bytes:
+        """`100 Continue` for a client that waits for it before it sends the body, else b""."""
+        waits, self._waits = self._waits, False
+        return b"HTTP/1.1 100 Continue\r\n\r\n" if waits else b""
+
+    def request(self, stream: int, *, connection: int, peer: str) -> Request:
+        """What has been read, once it is whole.  The body is handed over, not kept."""
+        body = bytes(self._body)
+        self._body.clear()
+        head = self.head
+        return Request(
+            stream=stream,
+            method=head.method,
+            path=head.path,
+            query=head.query,
+            authority=head.authority,
+            fields=head.fields,
+            body=body,
+            protocol="http/1.1",
+            connection=connection,
+            peer=peer,
+        )
+
+
+@final
+class _Chunks:
+    """A body that comes in chunks, which h11 reads."""
+
+    __slots__ = ("_fed", "_left", "_line", "_machine", "_tail")
+
+    def __init__(self, section: bytes) -> None:
+        self._machine = h11.Connection(h11.SERVER)
+        self._machine.receive_data(section)
+        self._machine.next_event()
+        self._fed = 0  # bytes given to the machine after the header section
+        self._tail = b""  # the last four of them
+        self._line = b""  # before the next chunk, as far as it has come
+        self._left = 0  # of a chunk and its line end, yet to come; -1: the last one has begun
+
+    def read(self, data: bytes, body: bytearray, limits: Limits) -> bytes | None:
+        """See `Exchange.read`; what is in the chunks goes into `body`."""
+        machine = self._machine
         fed = b""
         while True:
             try:
@@ -68,75 +134,47 @@ class Exchange:
                 raise _remote_error(error) from None
             if isinstance(event, h11.Data):
                 body += event.data
-                if len(body) > self.limits.body_bytes:
-                    raise too_large(self.limits)
+                if len(body) > limits.body_bytes:
+                    raise too_large(limits)
             elif isinstance(event, h11.EndOfMessage):
                 break
             elif data:
                 fed, data = data, b""
-                self.fed += len(fed)
-                if self.chunked:
-                    self._follow(fed)
+                self._fed += len(fed)
+                self._follow(fed)
                 machine.receive_data(fed)
             else:
-                self.tail = (self.tail + fed[-4:])[-4:]
+                self._tail = (self._tail + fed[-4:])[-4:]
                 # Chunks of one byte, with long extensions: much work for little body.
-                if self.fed - len(body) > self.limits.body_bytes + _FRAMING_BYTES:
+                if self._fed - len(body) > limits.body_bytes + _FRAMING_BYTES:
                     raise RemoteError("the body's chunks are mostly framing", status=413)
                 return None
         early, _ = machine.trailing_data
-        if self.chunked:
-            # h11 ends a trailer section at a bare LF too.
-            end = self.tail + fed[: len(fed) - len(early)]
-            if not end.endswith(b"\r\n\r\n"):
-                raise RemoteError("a bare LF ends the trailer section")
+        # h11 ends a trailer section at a bare LF too.
+        end = self._tail + fed[: len(fed) - len(early)]
+        if not end.endswith(b"\r\n\r\n"):
+            raise RemoteError("a bare LF ends the trailer section")
         return early + data
 
     def _follow(self, data: bytes) -> None:
         """Judge the line before each chunk: h11 takes a bare CR in it (RFC 9112 2.2)."""
         at = 0
-        while at < len(data) and self.chunk_left >= 0:
-            if self.chunk_left:
-                step = min(self.chunk_left, len(data) - at)
-                self.chunk_left -= step
+        while at < len(data) and self._left >= 0:
+            if self._left:
+                step = min(self._left, len(data) - at)
+                self._left -= step
                 at += step
                 continue
             end = data.find(b"\n", at) + 1 or len(data)
-            self.chunk_line += data[at:end]
+            self._line += data[at:end]
             at = end
-            if self.chunk_line.endswith(b"\n"):
-                found = _CHUNK_LINE.fullmatch(self.chunk_line)
+            if self._line.endswith(b"\n"):
+                found = _CHUNK_LINE.fullmatch(self._line)
                 if found is None:
                     raise RemoteError("the line before a chunk is malformed")
                 size = int(found[1], 16)
-                self.chunk_left = size + 2 if size else -1
-                self.chunk_line = b""
-
-    def go_on(self) -> bytes:
-        """`100 Continue` for a client that waits for it before it sends the body, else b""."""
-        machine = self.machine
-        if not machine.they_are_waiting_for_100_continue:
-            return b""
-        return machine.send(
-            h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue")
-        )
-
-    def request(self, stream: int, *, connection: int, peer: str) -> Request:
-        """What has been read, once it is whole.  The body is handed over, not kept."""
-        body = bytes(self.body)
-        self.body.clear()
-        return Request(
-            stream=stream,
-            method=self.head.method.decode(),
-            path=self.path,
-            query=self.query,
-            authority=self.authority,
-            fields=tuple(self.head.headers),
-            body=body,
-            protocol="http/1.1",
-            connection=connection,
-            peer=peer,
-        )
+                self._left = size + 2 if size else -1
+                self._line = b""
 
 
 def begin(data: bytes, limits: Limits) -> tuple[Exchange, bytes] | None:
@@ -162,33 +200,49 @@ def begin(data: bytes, limits: Limits) -> tuple[Exchange, bytes] | None:
             raise RemoteError("this is not an HTTP request")
         return None
     section = data[:size]
+    head = _head(section) if size <= _MEMO_BYTES else _judged(section)
+    if head.size is not None and head.size > limits.body_bytes:
+        raise too_large(limits)
+    return Exchange(head, limits), data[size:]
+
+
+def _judged(section: bytes) -> Head:
     if _BARE_OR_FOLDED.search(section):
         raise RemoteError("a bare CR or LF, or a folded line, in the header section")
-    exchange = _parsed(section, limits)
-    if _content_length(exchange.head) > limits.body_bytes:
-        raise too_large(limits)
-    return exchange, data[size:]
-
-
-def _parsed(section: bytes, limits: Limits) -> Exchange:
     line, line_end, rest = section.partition(b"\r\n")
+    section = _ascii(line) + line_end + rest
     machine = h11.Connection(h11.SERVER)
-    machine.receive_data(_ascii(line) + line_end + rest)
+    machine.receive_data(section)
     try:
         head = machine.next_event()
     except h11.RemoteProtocolError as error:
         raise _remote_error(error) from None
     assert isinstance(head, h11.Request)
     authority, path, query = _target(head, line.split(b" ")[1])
-    return Exchange(
-        machine=machine,
-        head=head,
+    size = None if _is_chunked(head) else _content_length(head)
+    return Head(
+        section=section,
+        method=head.method.decode(),
+        version=head.http_version,
         authority=authority,
         path=path,
         query=query,
-        chunked=_is_chunked(head),
-        limits=limits,
+        fields=tuple(head.headers),
+        size=size,
+        keeps_alive=head.http_version >= b"1.1" and b"close" not in _listed(head, b"connection"),
+        expects_continue=machine.they_are_waiting_for_100_continue,
     )
+
+
+# A publisher's requests have one header section, but for its Content-Length, and a browser's tabs
+# have one: h11 reads each once.
+_head = lru_cache(maxsize=64)(_judged)
+
+
+def _listed(head: h11.Request, name: bytes) -> set[bytes]:
+    """The members of a field that is a list, in lower case (RFC 9110 5.6.1)."""
+    values = b",".join(value for each, value in head.headers if each == name)
+    return {each.strip().lower() for each in values.split(b",")}
 
 
 def _ascii(line: bytes) -> bytes:

@@ -6,6 +6,7 @@ import itertools
 import json
 import tracemalloc
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import h11
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from h2sse.config import Limits
 from h2sse.errors import LocalError
 from h2sse.http1 import PIECE_BYTES, UNREAD_BYTES, Http1
-from h2sse.wire import Drained, Gone, Overflowed, Request, Response, Wire
+from h2sse.wire import Drained, Gone, Overflowed, Request, Response, Wire, to_send
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -807,6 +808,78 @@ def test_event_stream_equals_h11(payloads: list[bytes]) -> None:
     ours.finish(1)
     wanted += theirs.send(h11.EndOfMessage())
     assert output(ours) == wanted
+
+
+CONNECTIONS = (
+    b"close",
+    b"Keep-Alive",
+    b"x, Close",
+    b"TE,, close",
+    b"closed",
+    b"x\r\nConnection: close",
+)
+
+
+def lines(answer: bytes) -> tuple[list[bytes], bytes]:
+    """Status line and fields, in any order (RFC 9110 5.3), and the body."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return sorted(head.lower().split(b"\r\n")), body
+
+
+@patient
+@given(
+    st.sampled_from([b"GET", b"HEAD", b"POST", b"OPTIONS"]),
+    st.sampled_from([b"1.0", b"1.1", b"1.2"]),
+    st.none() | st.sampled_from(CONNECTIONS),
+    st.sampled_from([b"", b"x", b"hello"]),
+    st.booleans(),
+    st.sampled_from([200, 201, 204, 304, 404]),
+    st.binary(max_size=9),
+    st.integers(1, 3),
+)
+def test_answers_equal_h11(
+    method: bytes,
+    version: bytes,
+    connection: bytes | None,
+    body: bytes,
+    chunked: bool,
+    status: int,
+    answer: bytes,
+    times: int,
+) -> None:
+    """As if one of its machines had followed the whole exchange."""
+    head = [b"%b /%b HTTP/%b" % (method, b"x" * len(body), version), b"Host: a"]
+    if connection is not None:
+        head.append(b"Connection: " + connection)
+    if chunked and version > b"1.0":
+        head.append(b"Transfer-Encoding: chunked")
+        body = b"".join(b"1\r\n%c\r\n" % each for each in body) + b"0\r\n\r\n"
+    else:
+        head.append(b"Content-Length: %d" % len(body))
+    asked = b"\r\n".join([*head, b"", body])
+    response = Response(status=status, fields=((b"x-field", b"value"),), body=answer)
+    is_head = method == b"HEAD"
+    ours, theirs = new(), h11.Connection(h11.SERVER)
+    for _ in range(times):  # the second time all of it is known
+        (request,) = requests(ours.receive(asked, 100.0))
+        ours.respond(request.stream, response, head=is_head)
+        theirs.receive_data(asked)
+        events = [theirs.next_event()]
+        while not isinstance(events[-1], h11.EndOfMessage):
+            events.append(theirs.next_event())
+        asks = events[0]
+        assert isinstance(asks, h11.Request)
+        assert request.fields == tuple(asks.headers)
+        assert request.body == b"".join(each.data for each in events if isinstance(each, h11.Data))
+        fields, sent = to_send(response, head=is_head)
+        reason = HTTPStatus(status).phrase.encode()
+        wanted = theirs.send(h11.Response(status_code=status, headers=fields, reason=reason))
+        wanted += theirs.send(h11.Data(data=sent)) + theirs.send(h11.EndOfMessage())
+        assert lines(output(ours)) == lines(wanted)
+        assert ours.closed == (theirs.our_state is h11.MUST_CLOSE)
+        if ours.closed:
+            break
+        theirs.start_next_cycle()
 
 
 def test_http_1_0_stream_lasts_until_the_connection_ends() -> None:

@@ -77,7 +77,7 @@ LAYERS: dict[str, set[str]] = {
 PACKAGES: dict[str, set[str]] = {
     "h2": {"client.http2", "http2", "http2_requests", "machine", "flow"},
     "hpack": {"client.http2", "machine", "trace.http2", "probe.connection"},
-    "h11": {"client.http1", "http1", "http1_answers", "http1_requests", "probe.http1"},
+    "h11": {"client.http1", "http1_answers", "http1_requests", "probe.http1"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
     "anyio": {"asgi", "asgi_exchange", "asgi_requests"},
     "prometheus_client": {"metrics"},

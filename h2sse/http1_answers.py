@@ -29,21 +29,20 @@ def answer(response: Response, version: bytes, *, head: bool, close: bool) -> li
     fields, body = to_send(response, head=head)
     if close:
         fields.append(_CLOSE)
-    written = _written(response.status, tuple(fields), version, head)
+    written = _written(response.status, tuple(fields), version)
     return [written, body] if body else [written]
 
 
 def stream_head(fields: Fields, version: bytes) -> bytes:
     """The head of an event stream."""
-    return _written(200, (*end_to_end(fields), _CLOSE), version, False)
+    return _written(200, (*end_to_end(fields), _CLOSE), version)
 
 
 @lru_cache(maxsize=64)
-def _written(status: int, fields: Fields, version: bytes, head: bool) -> bytes:
+def _written(status: int, fields: Fields, version: bytes) -> bytes:
     # Thousands of tabs get the same, and a publisher's answers are as long as each other.
     machine = h11.Connection(h11.SERVER)
-    method = b"HEAD" if head else b"GET"
-    machine.receive_data(b"%b / HTTP/%b\r\nHost: h\r\n\r\n" % (method, version))
+    machine.receive_data(b"GET / HTTP/%b\r\nHost: localhost\r\n\r\n" % version)
     machine.next_event()
     return machine.send(_head(status, fields))
 

@@ -17,6 +17,7 @@ from collections import deque
 from typing import TYPE_CHECKING, final
 
 from .frames import FRAME_BYTES, HEAD_BYTES
+from .lane import Lane
 from .liveness import Pace
 from .wire import BEHIND, Drained, Overflowed
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from h2.stream import H2Stream
 
     from .config import Limits
-    from .lane import Lane, Standstill
+    from .lane import Standstill
 
 __all__ = ["Flow", "Outflow"]
 
@@ -281,6 +282,17 @@ class Flow:
                 self.dropped -= 1
             if not turns or budget <= 0:
                 break
+
+    def take_whole(self) -> bytes:
+        """The same as one string, where one piece for those in step is all there is; else b""."""
+        turns = self.turns
+        source = turns[0]
+        if len(turns) > 1 or not isinstance(source, Lane) or not source.ready:
+            return b""
+        data = source.serve_whole(TAKE_BYTES)
+        if data:
+            turns.clear()
+        return data
 
     def finish(self, outflow: Outflow) -> None:
         """End a stream after what waits for it."""

@@ -531,7 +531,11 @@ class Http2:
 
     def take_output(self) -> bytes:
         machine, flow = self._machine, self._flow
-        out = [machine.data_to_send()] if machine._data_to_send else []
+        out = []
+        if machine._data_to_send:
+            out.append(machine.data_to_send())
+        elif flow.turns and not self._closed and (data := flow.take_whole()):
+            return data
         if flow.turns and not self._closed:
             flow.take(out)
             if flow.finished:

@@ -285,6 +285,39 @@ class Lane:
             flow.make_ready(self)
         return count * frame
 
+    def serve_whole(self, budget: int) -> bytes:
+        """The same as one string, where one turn is all; else b"", and nothing has happened.
+
+        What fan-out does with every connection in turn, by the shortest way.
+        """
+        global _framed
+        queue, ids = self.queue, self.ids
+        if len(queue) != 1 or self.place:
+            return b""
+        piece = queue[0]
+        size = len(piece)
+        flow, count = self.flow, len(ids)
+        machine = flow.machine
+        window = machine.outbound_flow_control_window
+        if (
+            self.sent + size > self.floor
+            or count * size > window
+            or count * (size + HEAD_BYTES) > budget
+        ):
+            return b""
+        last, head, between = _framed
+        if last is not piece:
+            head = size.to_bytes(3, "big") + b"\0\0"
+            between = piece + head
+            _framed = (piece, head, between)
+        machine.outbound_flow_control_window = window - count * size
+        queue.clear()
+        self.sent += size
+        self.queued = 0
+        flow.queued -= size
+        self.ready = False
+        return b"".join((head, between.join(ids), piece))
+
     def _clear_for(self, size: int) -> None:
         """Put those apart whose window is short of `size`, and find the floor again."""
         need = self.sent + size

@@ -291,31 +291,28 @@ class Lane:
         What fan-out does with every connection in turn, by the shortest way.
         """
         global _framed
-        queue, ids = self.queue, self.ids
+        queue, ids, flow = self.queue, self.ids, self.flow
         if len(queue) != 1 or self.place:
             return b""
         piece = queue[0]
-        size = len(piece)
-        flow, count = self.flow, len(ids)
+        size = self.queued
+        sent = self.sent + size
+        data = size * len(ids)
         machine = flow.machine
-        window = machine.outbound_flow_control_window
-        if (
-            self.sent + size > self.floor
-            or count * size > window
-            or count * (size + HEAD_BYTES) > budget
-        ):
+        window = machine.outbound_flow_control_window - data
+        if sent > self.floor or window < 0 or data + HEAD_BYTES * len(ids) > budget:
             return b""
         last, head, between = _framed
         if last is not piece:
             head = size.to_bytes(3, "big") + b"\0\0"
             between = piece + head
             _framed = (piece, head, between)
-        machine.outbound_flow_control_window = window - count * size
+        machine.outbound_flow_control_window = window
         queue.clear()
-        self.sent += size
+        self.sent = sent
         self.queued = 0
-        flow.queued -= size
         self.ready = False
+        flow.queued -= size
         return b"".join((head, between.join(ids), piece))
 
     def _clear_for(self, size: int) -> None:

@@ -15,7 +15,6 @@ a piece waits, and that only until the next turn of `Server.flush`.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import TYPE_CHECKING, Final, final
 
 import trio
@@ -58,17 +57,20 @@ class Part:
     Each connection knows the last batch it has `heard`, of those made up while it is in unison.
     """
 
-    __slots__ = ("_batches", "_made", "_members", "_next", "_waits")
+    __slots__ = ("_batches", "_made", "_members", "_next", "_unison", "_waits")
 
-    def __init__(self) -> None:
+    def __init__(self, unison: Unison) -> None:
+        self._unison = unison
         self._members: dict[Connection, None] = {}
         self._next: list[bytes] = []  # payloads of the next batch
         self._waits = 0  # their bytes, at most PIECE_BYTES
         self._made = 0  # batches so far
-        self._batches: deque[Batch] = deque()  # which not all have heard
+        self._batches: list[Batch] = []  # which not all have heard
 
     def offer(self, payload: bytes) -> None:
         """Queue one payload for all, or, if that is too much to be queued here, for each."""
+        if not self._next:
+            self._unison.to_write.append(self)
         self._waits += len(payload)
         self._next.append(payload)
         if self._waits > PIECE_BYTES:
@@ -99,7 +101,7 @@ class Part:
 
     def end(self) -> None:
         """All have heard the first of them."""
-        self._batches.popleft()
+        self._batches.pop(0)
 
     def _make_up(self) -> None:
         if self._next:
@@ -113,18 +115,19 @@ class Part:
 class Unison:
     """All connections of a server that are in unison, for the hub one who speaks to their tabs."""
 
-    __slots__ = ("_server", "groups")
+    __slots__ = ("_server", "groups", "to_write")
 
     number: Final = 0
     peer: Final = "many peers"
 
     def __init__(self, server: Server) -> None:
         self.groups: dict[frozenset[str], Group] = {}
+        self.to_write: list[Part] = []
         self._server = server
 
     def lane(self, overflow: Overflow | None = None) -> Part:  # noqa: ARG002 - nothing overflows
         """A new part."""
-        return Part()
+        return Part(self)
 
     def offered(self) -> None:
         """See `hub.Speaker`."""
@@ -133,25 +136,25 @@ class Unison:
     def abort(self) -> None:
         """See `hub.Speaker`."""
         for group in self.groups.values():
-            for connection in _part(group).members:
+            assert isinstance(group.lane, Part)
+            for connection in group.lane.members:
                 connection.abort()
 
     async def flush(self) -> None:
         """Write what is queued now."""
-        for group in list(self.groups.values()):
-            part = _part(group)
+        parts, self.to_write = self.to_write, []
+        room = FLUSH_SLICE
+        for part in parts:
             for batch in part.begin():
                 for start in range(0, len(batch.members), FLUSH_SLICE):
-                    for connection in batch.members[start : start + FLUSH_SLICE]:
+                    connections = batch.members[start : start + FLUSH_SLICE]
+                    for connection in connections:
                         try:
                             connection.hear(part, batch)
                         except Exception as error:  # noqa: BLE001 - it stays that connection's
                             self._server.failed(connection, error)
-                    await trio.lowlevel.checkpoint()
+                    room -= len(connections)
+                    if room <= 0:
+                        await trio.lowlevel.checkpoint()
+                        room = FLUSH_SLICE
                 part.end()
-
-
-def _part(group: Group) -> Part:
-    part = group.lane
-    assert isinstance(part, Part)
-    return part

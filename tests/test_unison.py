@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias, final
 
@@ -99,6 +99,32 @@ async def test_those_of_other_topics_are_a_part_of_their_own() -> None:
         await hears(a, "to a", "to both")
         await hears(b, "to b", "to both")
         await hears(both, "to a", "to b", "to both")
+
+
+async def test_only_those_are_looked_at_who_are_to_hear_something(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    topics = [f"t{number}" for number in range(5)]
+    async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
+        clients = [await tab(served, stack, f"/events?topic={topic}") for topic in topics]
+        for topic in topics:
+            await published(served, "first", topic=topic)
+        assert in_unison(served) == [1] * 5
+        looked_at: list[Part] = []
+        begin = Part.begin
+
+        def look(part: Part) -> Sequence[Batch]:
+            looked_at.append(part)
+            return begin(part)
+
+        monkeypatch.setattr(Part, "begin", look)
+        await published(served, "second", "third", topic="t3")
+        await hears(clients[3], "first", "second", "third")
+        assert len(looked_at) == 1
+        for topic in topics:
+            served.app.publish(topic, h2sse.Event(data="last"))
+        for number, client in enumerate(clients):
+            await hears(client, "first", *(("second", "third") if number == 3 else ()), "last")
 
 
 async def test_http2_is_not_among_them() -> None:

@@ -6,6 +6,9 @@ only a full socket spawns a task, which lives until the socket has drained.
 
 CPython does not enable partial TLS writes: after a full socket OpenSSL must be given the same bytes
 again.  So `_pending` is kept as it is until it is accepted, and nothing more is framed meanwhile.
+
+Over HTTP/1.1 it is *alone*, with a queue of its own in its wire, or *in unison* with others, who
+are written the same (unison.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ A header section is looked at before h11 sees it, once it is whole, and what h11
 RFC 9112 or we do not is refused: a bare LF, folded lines, a Content-Length beside a
 Transfer-Encoding (2.2, 5.2, 6.1), which proxies in front may read otherwise, so that one request
 becomes two.  Head, body and the framing of the body are bounded while they come.  Each error
-carries the status to answer with.
+carries the status to answer with.  A section that repeats is judged once; the body is read by h11
+only if it comes in chunks.
 """
 
 from __future__ import annotations

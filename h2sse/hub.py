@@ -2,9 +2,10 @@
 
 The hub knows topics, tabs and sinks, nothing of HTTP.  A *sink* is a connection; a *tab* is one
 stream of it; a *group* is the tabs of a sink that asked for the same topics, so that a payload is
-offered once a group, whatever the number of tabs.  It is synchronous: `publish` encodes once, makes
-one offer a group and returns, so a publish is never seen half done.  A sink that fails amid it is
-ended alone.
+offered once a group, whatever the number of tabs.  Connections that all get the same may speak with
+one voice: to the hub they are one `Speaker`, their tabs one group.  It is synchronous: `publish`
+encodes once, makes one offer a group and returns, so a publish is never seen half done.  A sink
+that fails amid it is ended alone.
 
     joined --behind--> catching up (reads pages of the history) --at the newest event--> live
 
@@ -180,7 +181,7 @@ class Presence:
 
 @final
 class Group:
-    """The live tabs of one sink that asked for the same topics."""
+    """The live tabs of one speaker that asked for the same topics."""
 
     __slots__ = ("lane", "quiet", "sink", "size", "topics")
 

@@ -46,6 +46,7 @@ _Args = TypeVarTuple("_Args")
 TICK_SECONDS = 1.0
 # How long ticking may hold the loop before others have a turn.
 _SLICE_SECONDS = 0.002
+# So many connections are accepted before others have one.
 _ACCEPT_SLICE = 64
 # After running out of descriptors or memory: until then something may have been closed.
 _ACCEPT_PAUSE_SECONDS = 0.25

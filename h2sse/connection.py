@@ -7,8 +7,8 @@ only a full socket spawns a task, which lives until the socket has drained.
 CPython does not enable partial TLS writes: after a full socket OpenSSL must be given the same bytes
 again.  So `_pending` is kept as it is until it is accepted, and nothing more is framed meanwhile.
 
-Over HTTP/1.1 it is *alone*, with a queue of its own in its wire, or *in unison* with others, who
-are written the same (unison.py).
+It is *alone*, with a queue of its own in its wire, or *in unison* with others whose tabs listen to
+the same (unison.py).
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
 from .streams import Streams
-from .unison import Part
+from .unison import FLUSH_BYTES, Part
 from .wire import Drained, Gone, Overflowed, Request
 
 if TYPE_CHECKING:
     from .hub import Group
     from .server import Server
     from .trace import Tap
-    from .unison import Batch
+    from .unison import Member
     from .wire import Lane, Overflow, ProtocolName, Wire, WireEvent
 
-__all__ = ["FLUSH_BYTES", "ROUND_TRIP_SECONDS", "Connection"]
+__all__ = ["ROUND_TRIP_SECONDS", "Connection"]
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,6 @@ TURN_SECONDS = 0.004
 # What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
 # From here on the next turn waits for as long, so that the others have half of the time at least.
 _LONG_TURN_SECONDS = 4 * TURN_SECONDS
-# At most this much output is written before others have theirs.
-FLUSH_BYTES = 1024 * 1024
 # What a peer may take to answer the PING that follows our first GOAWAY.
 ROUND_TRIP_SECONDS = 1.0
 # By how much of it connections differ in their age: those made together, as after a restart, would
@@ -84,11 +82,10 @@ class Connection:
         "_alone",
         "_deadline",
         "_full",
-        "_heard",
         "_heavy",
+        "_member",
         "_noted",
         "_offered",
-        "_part",
         "_peer_left",
         "_pending",
         "_server",
@@ -120,10 +117,8 @@ class Connection:
         self._aborted = False
         self._peer_left = False
         self._full: FullSocket | None = None
-        # What it is in unison with, and the last batch of that which it has been written.
-        self._part: Part | None = None
-        self._heard = 0
-        self._alone = False  # whether it is not, but could be
+        self._member: Member | None = None  # while it is in unison
+        self._alone = False  # whether it is not, but may have come to be able to
         # Of the handshake; then of the connection's age; then of the round trip before its end.
         self._deadline = server.now() + server.limits.handshake_seconds
 
@@ -173,7 +168,9 @@ class Connection:
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
         self._aborted = True
-        self._fall_out()
+        if self._member is not None:
+            self._member.leave()
+            self._member = None
         self._note(0)
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
@@ -313,9 +310,11 @@ class Connection:
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
-        if self._aborted or (self._part is not None and now < self._deadline):
+        if self._aborted:
             return
         wire = self._wire
+        if self._member is not None and now < self._deadline and not isinstance(wire, Http2):
+            return  # its event stream is all there is, and there is nothing that it waits for
         if wire is None:
             if now >= self._deadline:
                 self._server.count("no TLS handshake within handshake_seconds", self)
@@ -420,6 +419,7 @@ class Connection:
                     self._streams.drained(stream)
                 case Gone(stream) | Overflowed(stream):
                     self._streams.leave(stream)
+                    self._alone = self._member is None
                 case _:
                     assert_never(event)
             if done < len(events) and self._server.now() > until:
@@ -443,10 +443,10 @@ class Connection:
         self._wire.send(stream, payload)
 
     def enter(self, stream: int, lane: Lane) -> None:
-        wire = self._wire
-        assert wire is not None
-        wire.enter(stream, lane)
-        self._alone = self._trace is None and isinstance(wire, Http1) and wire.chunked
+        assert self._wire is not None
+        self.go_alone()  # what its other tabs are owed is not for this one
+        self._wire.enter(stream, lane)
+        self._alone = True
 
     def offered(self) -> None:
         if not self._offered:
@@ -459,48 +459,39 @@ class Connection:
     # -- in unison
 
     def _join(self) -> None:
+        """Be in unison with others from now on, if all its tabs listen to the same."""
         self._alone = False
-        for group in self._streams.regroup(self._server.unison):
-            assert isinstance(group.lane, Part)
-            self._part = group.lane
-            self._heard = group.lane.add(self)
-
-    def _fall_out(self) -> Sequence[bytes]:
-        part, self._part = self._part, None
-        return part.remove(self, self._heard) if part is not None else ()
+        if self._trace is not None or len(self.groups) != 1:
+            return
+        (group,) = self.groups.values()
+        unison = self._server.unisons[self.protocol]
+        if not unison.admits(group.lane):
+            self._alone = True
+            return
+        part = self._server.app.hub.unite(group, unison).lane
+        assert isinstance(part, Part)
+        assert isinstance(self._sock, ssl.SSLSocket)
+        self._member = part.add(self, group, self._sock)
 
     def go_alone(self) -> None:
         """Have a queue of its own again, with what it has not been written in unison."""
-        if self._part is None:
+        member, self._member = self._member, None
+        if member is None:
             return
         self._alone = True
+        data, owed = member.leave()
+        if data:
+            assert not self._pending
+            self._pending = data
         try:
-            owed = self._fall_out()
-            for group in self._streams.regroup(self):
-                for payload in owed:
-                    group.lane.offer(payload)
-            if owed:
-                self.offered()
+            self._server.app.hub.separate(member.group)
+            for payload in owed:
+                member.group.lane.offer(payload)
         except Exception:
             logger.exception("connection %d of %s failed", self.number, self.peer)
             self.abort()
-
-    def hear(self, part: Part, batch: Batch) -> None:
-        """Write what all in unison are written, unless it is not one of them any more."""
-        if self._part is not part or self._heard >= batch.number:
-            return
-        self._heard = batch.number
-        try:
-            self._sock.send(batch.data)
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            self._pending = batch.data
-            self.go_alone()
-            self.flush()
-        except OSError as error:
-            logger.debug("connection %d: %s", self.number, error)
-            self.abort()
-        else:
-            self._server.bytes_sent += len(batch.data)
+        if owed or data:
+            self.offered()
 
     # -- out
 
@@ -527,6 +518,7 @@ class Connection:
             if self._alone:
                 self._join()
             return
+        self.go_alone()
         waits = wire.waits + len(self._pending)
         if self._pending and self._full is None and not self._aborted:
             self._full = FullSocket(self._sock, self._server.limits, self._server.now(), waits)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .config import Limits
     from .lane import Standstill
 
-__all__ = ["Flow", "Outflow"]
+__all__ = ["TAKE_BYTES", "Flow", "Outflow"]
 
 # One turn of a stream or lane: two TLS records, so that a page load waits for little.
 TURN_BYTES = 32 * 1024

@@ -3,9 +3,9 @@
 The hub knows topics, tabs and sinks, nothing of HTTP.  A *sink* is a connection; a *tab* is one
 stream of it; a *group* is the tabs of a sink that asked for the same topics, so that a payload is
 offered once a group, whatever the number of tabs.  Connections that all get the same may speak with
-one voice: to the hub they are one `Speaker`, their tabs one group.  It is synchronous: `publish`
-encodes once, makes one offer a group and returns, so a publish is never seen half done.  A sink
-that fails amid it is ended alone.
+one voice: groups are *united* in one, of a `Speaker` that stands for them all.  It is synchronous:
+`publish` encodes once, makes one offer a group and returns, so a publish is never seen half done.
+A sink that fails amid it is ended alone.
 
     joined --behind--> catching up (reads pages of the history) --at the newest event--> live
 
@@ -181,9 +181,9 @@ class Presence:
 
 @final
 class Group:
-    """The live tabs of one speaker that asked for the same topics."""
+    """The live tabs of one speaker that asked for the same topics, `within` a larger one or not."""
 
-    __slots__ = ("lane", "quiet", "sink", "size", "topics")
+    __slots__ = ("lane", "quiet", "sink", "size", "topics", "within")
 
     def __init__(self, sink: Speaker, topics: frozenset[str], overflow: Overflow | None) -> None:
         self.sink = sink
@@ -191,6 +191,7 @@ class Group:
         self.lane = sink.lane(overflow)
         self.size = 0
         self.quiet = 0  # ticks since something was offered
+        self.within: Group | None = None
 
 
 @final
@@ -396,32 +397,63 @@ class Hub:
         sink = tab._sink
         sink.enter(tab._stream, self._enter(tab, sink).lane)
 
-    def regroup(self, tab: Tab, sink: Speaker) -> Group:
-        """From now on a live tab is one of those that `sink` speaks for: its group there."""
-        self._leave_group(tab)
-        return self._enter(tab, sink)
+    def unite(self, group: Group, speaker: Speaker) -> Group:
+        """From now on `speaker` brings events to the tabs of this group: the larger one there."""
+        assert group.within is None
+        whole = group.within = self._group(speaker, group.topics)
+        whole.size += group.size
+        self._unlist(group)
+        return whole
 
-    def _enter(self, tab: Tab, sink: Speaker) -> Group:
-        group = sink.groups.get(tab.topics)
-        if group is None:
-            overflow = self.overflows.of(tab.topics)
-            group = sink.groups[tab.topics] = Group(sink, tab.topics, overflow)
-            for name in tab.topics:
-                self._topic(name).groups[group] = None
+    def separate(self, group: Group) -> None:
+        """From now on its own sink does so again."""
+        whole, group.within = group.within, None
+        if whole is None or not group.size:
+            return
+        self._list(group)
+        group.quiet = whole.quiet
+        self._shrink(whole, group.size)
+
+    def _enter(self, tab: Tab, sink: Sink) -> Group:
+        group = self._group(sink, tab.topics)
         group.size += 1
+        if group.within is not None:
+            group.within.size += 1
         tab._group = group
         tab.topics = group.topics  # one set for all tabs of the group
+        return group
+
+    def _group(self, sink: Speaker, topics: frozenset[str]) -> Group:
+        group = sink.groups.get(topics)
+        if group is None:
+            group = sink.groups[topics] = Group(sink, topics, self.overflows.of(topics))
+            self._list(group)
         return group
 
     def _leave_group(self, tab: Tab) -> None:
         group, tab._group = tab._group, None
         if group is None:
             return
-        group.size -= 1
+        if group.within is not None:
+            self._shrink(group.within, 1)
+        self._shrink(group, 1)
+
+    def _shrink(self, group: Group, by: int) -> None:
+        group.size -= by
         if not group.size:
-            del group.sink.groups[group.topics]
-            for name in group.topics:
-                self._topics[name].groups.pop(group, None)
+            groups = group.sink.groups
+            if groups.get(group.topics) is group:
+                del groups[group.topics]
+            self._unlist(group)
+
+    def _list(self, group: Group) -> None:
+        """Events of its topics are offered to it."""
+        for name in group.topics:
+            self._topic(name).groups[group] = None
+
+    def _unlist(self, group: Group) -> None:
+        for name in group.topics:
+            self._topics[name].groups.pop(group, None)
 
     def arrive(self, tab: Tab) -> None:
         """The tab's stream is open: it counts as present, and watchers hear of it."""

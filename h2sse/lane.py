@@ -20,14 +20,27 @@ from .frames import FRAME_BYTES, HEAD_BYTES
 from .wire import BEHIND, Rest
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .flow import Flow, Outflow
     from .wire import Overflow
 
-__all__ = ["Lane", "Standstill"]
+__all__ = ["Framed", "Lane", "Standstill", "framed"]
 
-# The piece framed last, its head, and the two as they stand between two stream ids: fan-out frames
-# one piece on every connection in turn.
-_framed = (b"", b"", b"")
+# A piece, the head of its frame, and the two as they stand between two stream ids.
+Framed: TypeAlias = tuple[bytes, bytes, bytes]
+# The piece framed last: fan-out frames one on every connection in turn.
+_framed: Framed = (b"", b"", b"")
+
+
+def framed(piece: bytes) -> Framed:
+    """`piece`, of at most FRAME_BYTES, as it is to be framed; made once for all who ask in turn."""
+    global _framed
+    last = _framed
+    if last[0] is not piece:
+        head = len(piece).to_bytes(3, "big") + b"\0\0"
+        last = _framed = (piece, head, piece + head)
+    return last
 
 
 @final
@@ -243,7 +256,6 @@ class Lane:
 
     def serve(self, out: list[bytes], budget: int) -> int:
         """Take one turn: the frames of one piece for as many streams as fit; what they cost."""
-        global _framed
         self.ready = False
         queue = self.queue
         if not queue:
@@ -268,11 +280,7 @@ class Lane:
                     flow.make_ready(self)
                 return 0
         machine.outbound_flow_control_window = window - count * size
-        last, head, between = _framed
-        if last is not piece:
-            head = size.to_bytes(3, "big") + b"\0\0"
-            between = piece + head
-            _framed = (piece, head, between)
+        _, head, between = framed(piece)
         if count == len(ids):
             out += (head, between.join(ids), piece)
         else:
@@ -286,34 +294,42 @@ class Lane:
         return count * frame
 
     def serve_whole(self, budget: int) -> bytes:
-        """The same as one string, where one turn is all; else b"", and nothing has happened.
-
-        What fan-out does with every connection in turn, by the shortest way.
-        """
-        global _framed
-        queue, ids, flow = self.queue, self.ids, self.flow
+        """The same as one string, where one turn is all; else b"", and nothing has happened."""
+        queue, size = self.queue, self.queued
         if len(queue) != 1 or self.place:
             return b""
-        piece = queue[0]
-        size = self.queued
+        data = self.frame((framed(queue[0]),), size, budget)
+        if data:
+            queue.clear()
+            self.queued = 0
+            self.ready = False
+            self.flow.queued -= size
+        return data
+
+    def frame(self, pieces: Sequence[Framed], size: int, budget: int) -> bytes:
+        """Frame `pieces`, of `size` bytes in all, for all in step, past a queue that is empty.
+
+        b"", and nothing has happened, if a window or the `budget` is too small for that.  What
+        fan-out does with every connection in turn, so by the shortest way.
+        """
+        ids, machine = self.ids, self.flow.machine
         sent = self.sent + size
         data = size * len(ids)
-        machine = flow.machine
         window = machine.outbound_flow_control_window - data
-        if sent > self.floor or window < 0 or data + HEAD_BYTES * len(ids) > budget:
+        if (
+            sent > self.floor
+            or window < 0
+            or data + HEAD_BYTES * len(pieces) * len(ids) > budget
+            or not ids
+        ):
             return b""
-        last, head, between = _framed
-        if last is not piece:
-            head = size.to_bytes(3, "big") + b"\0\0"
-            between = piece + head
-            _framed = (piece, head, between)
         machine.outbound_flow_control_window = window
-        queue.clear()
         self.sent = sent
-        self.queued = 0
-        self.ready = False
-        flow.queued -= size
-        return b"".join((head, between.join(ids), piece))
+        if len(pieces) == 1:
+            piece, head, between = pieces[0]
+            return b"".join((head, between.join(ids), piece))
+        each = ((head, between.join(ids), piece) for piece, head, between in pieces)
+        return b"".join(part for parts in each for part in parts)
 
     def _clear_for(self, size: int) -> None:
         """Put those apart whose window is short of `size`, and find the floor again."""

@@ -22,7 +22,7 @@ import trio
 
 from .app import ServerStatistics
 from .config import Config
-from .connection import FLUSH_BYTES, ROUND_TRIP_SECONDS, Connection
+from .connection import ROUND_TRIP_SECONDS, Connection
 from .errors import ConfigError
 from .guard import BREACHES, Bucket
 from .handshake import Turns
@@ -30,12 +30,13 @@ from .metering import Histogram
 from .overflow import LOSSY
 from .sse import HEARTBEAT
 from .tls import Certificates
-from .unison import FLUSH_SLICE, Unison
+from .unison import FLUSH_BYTES, FLUSH_SLICE, Unison
 
 if TYPE_CHECKING:
     from .app import App
     from .hub import Speaker
     from .trace import Taps
+    from .wire import ProtocolName
 
 __all__ = ["Listening", "Server", "serve"]
 
@@ -211,7 +212,10 @@ class Server:
         self._addresses: Counter[str] = Counter()
         self._numbers = app.connection_numbers
         self.to_flush: list[Connection] = []
-        self.unison = Unison(self)
+        self.unisons: Mapping[ProtocolName, Unison] = {
+            "h2": Unison(self, "h2"),
+            "http/1.1": Unison(self, "http/1.1"),
+        }
         self.flushing = trio.Event()
         self._emptied = trio.Event()
         self._draining = False
@@ -399,14 +403,15 @@ class Server:
     async def flush(self) -> None:
         """Write for the connections that something was offered to.
 
-        Those with a queue of their own come first: over HTTP/2 one write is for many tabs.
+        HTTP/2 before HTTP/1.1: one write there is for many tabs.
         """
         while True:
             await self.flushing.wait()
             self.flushing = trio.Event()
             began = self.app.clock()
             await self._flush_alone()
-            await self.unison.flush()
+            for unison in self.unisons.values():
+                await unison.flush()
             self.app.flushed(began)
 
     async def _flush_alone(self) -> None:
@@ -428,7 +433,7 @@ class Server:
             await trio.lowlevel.checkpoint()
 
     def _frame(self, connections: Sequence[Connection]) -> None:
-        # What is framed is no longer shared: of large events only some, the rest as it is written.
+        # Of large events only some, the rest as it is written.
         room = FLUSH_BYTES
         for connection in connections:
             try:
@@ -442,7 +447,8 @@ class Server:
         """Once a second: deadlines, heartbeats, certificates."""
         for second in itertools.count(1):
             await trio.sleep(TICK_SECONDS)
-            self._beat(self.unison)
+            for unison in self.unisons.values():
+                self._beat(unison)
             now = turn = self.now()
             for connection in list(self._connections):
                 try:
@@ -459,6 +465,8 @@ class Server:
 
     def _beat(self, speaker: Speaker) -> None:
         for group in list(speaker.groups.values()):
+            if group.within is not None:
+                continue
             group.quiet += 1
             if group.quiet >= self.config.heartbeat_seconds:
                 group.quiet = 0

@@ -22,11 +22,11 @@ from .overflow import GAP_EVENT
 from .sse import MAX_RETRY_MS, opening
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable
 
     from .app import Decision
     from .connection import Connection
-    from .hub import Group, Speaker, Tab
+    from .hub import Tab
     from .server import Server
     from .wire import Fields, Request, Wire
 
@@ -164,10 +164,6 @@ class Streams:
         tab = self._tabs.pop(stream, None)
         if tab is not None:
             self._server.app.hub.leave(tab)
-
-    def regroup(self, sink: Speaker) -> Sequence[Group]:
-        """From now on `sink` speaks for the live tabs: their groups there."""
-        return [self._server.app.hub.regroup(tab, sink) for tab in self._tabs.values()]
 
     def leave_all(self) -> None:
         """All are over."""

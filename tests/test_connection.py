@@ -48,10 +48,11 @@ from trio.testing import MockClock
 
 import h2sse
 import h2sse.server
-from h2sse.connection import FLUSH_BYTES, Connection
+from h2sse.connection import Connection
 from h2sse.flow import TAKE_BYTES, Outflow
 from h2sse.frames import FRAME_BYTES
 from h2sse.handshake import AT_ONCE
+from h2sse.unison import FLUSH_BYTES
 
 EVENTS = "/events?topic=a"
 NO_ERROR, CANCEL, ENHANCE_YOUR_CALM = 0, 8, 11

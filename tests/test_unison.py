@@ -1,4 +1,4 @@
-"""Tabs over HTTP/1.1 that are written to as one: who is among them, and what all of them see."""
+"""Connections that are spoken to as one: who is among them, and what all of their tabs see."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import Served, serving
+from support import (
+    INITIAL_WINDOW_SIZE,
+    MAX_WINDOW,
+    PREFACE,
+    RawClient,
+    Served,
+    Stream,
+    reset,
+    serving,
+    settings_frame,
+    window_update,
+)
 from test_connection import narrow, narrow_server, small_buffers  # noqa: F401 - a fixture
 from test_server import TextClient, text_client, until
 from trio.testing import MockClock
@@ -19,17 +30,19 @@ from trio.testing import MockClock
 import h2sse
 import h2sse.unison
 from h2sse.connection import Connection
+from h2sse.flow import TAKE_BYTES
 from h2sse.http1 import PIECE_BYTES
 from h2sse.sse import HEARTBEAT
 from h2sse.trace import Taps
-from h2sse.unison import Batch, Part
+from h2sse.unison import FLUSH_BYTES, Batch, Member, Part
 
 EVENTS = "/events?topic=a"
 
 
 def in_unison(served: Served) -> list[int]:
     """How many are, of each set of topics."""
-    parts = [group.lane for group in served.server.unison.groups.values()]
+    groups = (unison.groups.values() for unison in served.server.unisons.values())
+    parts = [group.lane for each in groups for group in each]
     return [len(part.members) for part in parts if isinstance(part, Part)]
 
 
@@ -127,12 +140,148 @@ async def test_only_those_are_looked_at_who_are_to_hear_something(
             await hears(client, "first", *(("second", "third") if number == 3 else ()), "last")
 
 
-async def test_http2_is_not_among_them() -> None:
+async def test_over_http2_they_are_among_themselves() -> None:
+    async with (
+        serving(h2sse.App()) as served,
+        tabs(served, 2) as clients,
+        served.client() as one,
+        served.client() as other,
+    ):
+        streams = [await client.listen(EVENTS) for client in (one, one, other)]
+        await published(served, "second")
+        assert in_unison(served) == [2, 2]
+        before = served.app.hub.statistics().delivered
+        await published(served, "third")
+        assert served.app.hub.statistics().delivered - before == 2 + 3
+        await one.heard(2, *streams[:2])
+        await other.heard(2, streams[2])
+        assert [each.data for each in streams] == [["second", "third"]] * 3
+        for client in clients:
+            await hears(client, "first", "second", "third")
+
+
+async def test_tabs_come_and_go_in_a_connection() -> None:
+    async with serving(h2sse.App()) as served, served.client() as client:
+        first, second = await client.listen(EVENTS), await client.listen(EVENTS)
+        await published(served, "0")
+        assert in_unison(served) == [1]
+        served.app.publish("a", h2sse.Event(data="1"))
+        third, request = client.request(EVENTS)
+        # In one turn: what waits for the two is not for the third, nor any more for the second.
+        await client.send(reset(second.id), request)
+        await client.begun(third)
+        served.app.publish("a", h2sse.Event(data="2"))
+        await client.heard(3, first)
+        await client.heard(1, third)
+        assert first.data == ["0", "1", "2"]
+        assert third.data == ["2"]
+        await client.settle()
+        assert in_unison(served) == [1]
+        elsewhere = await client.listen("/events?topic=b")
+        await published(served, "3")
+        assert in_unison(served) == []  # two topics
+        await client.send(reset(elsewhere.id))
+        await client.settle()
+        await published(served, "4")
+        assert in_unison(served) == [1]
+        await client.heard(3, third)
+        assert third.data == ["2", "3", "4"]
+        await client.send(reset(first.id), reset(third.id))
+        await client.settle()
+        assert in_unison(served) == []
+        assert served.app.hub.statistics().topics == 0
+        fourth = await client.listen(EVENTS)
+        await published(served, "5")
+        await client.heard(1, fourth)
+        assert in_unison(served) == [1]
+
+
+async def test_answers_and_pings_go_on_over_a_connection_in_unison() -> None:
     async with serving(h2sse.App()) as served, served.client() as client:
         stream = await client.listen(EVENTS)
         await published(served, "first")
-        await client.read_until(lambda: stream.messages)
+        assert in_unison(served) == [1]
+        answer = await client.fetch("/healthz")
+        assert answer.status == 200
+        await client.settle()
+        assert in_unison(served) == [1]
+        answer = await client.fetch(
+            "/publish",
+            ("content-type", "application/x-www-form-urlencoded"),
+            method="POST",
+            body=b"topic=a&data=second",
+        )
+        assert answer.status == 200
+        await client.heard(2, stream)
+        assert stream.data == ["first", "second"]
+
+
+async def test_of_large_events_little_is_framed_before_it_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    framed: list[int] = []
+    write = Member.write
+    async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(served.client(settings={INITIAL_WINDOW_SIZE: 2**20}))
+            for _ in range(20)
+        ]
+        for client in clients:
+            await client.send(window_update(0, 2**20))
+            for _ in range(2):
+                await client.listen(EVENTS)
+        await published(served, "first")
+        assert in_unison(served) == [20]
+
+        def noting(member: Member) -> int:
+            groups = served.server.unisons["h2"].groups.values()
+            parts = [group.lane for group in groups if isinstance(group.lane, Part)]
+            framed.append(sum(len(each.data) for part in parts for each in part.members))
+            return write(member)
+
+        monkeypatch.setattr(Member, "write", noting)
+        served.app.publish("a", h2sse.Event(data="x" * 60_000))
+        for client in clients:
+            await client.heard(2, *client.streams.values())
+        assert FLUSH_BYTES <= max(framed) < FLUSH_BYTES + TAKE_BYTES
+        assert len(framed) == 20
+
+
+async def test_a_short_window_is_its_streams_alone() -> None:
+    async with serving(h2sse.App()) as served, served.client() as client:
+        short, long = await client.listen(EVENTS), await client.listen(EVENTS)
+        await published(served, "first")
+        assert in_unison(served) == [1]
+        await client.send(window_update(long.id, MAX_WINDOW // 2), window_update(0, 2**20))
+        expected = ["first"]
+        for number in range(80):
+            expected.append(f"{number} {'x' * 1000}")
+            await published(served, expected[-1])
+        await client.heard(len(expected), long)
+        assert long.data == expected
+        assert 60 < len(short.data) < 66
         assert in_unison(served) == []
+        await client.send(window_update(short.id, 2**20))
+        await client.heard(len(expected), short)
+        assert short.data == expected
+        await published(served, "last")
+        assert in_unison(served) == [1]
+        await client.heard(len(expected) + 1, short, long)
+
+
+async def test_a_small_window_of_the_connection_is_kept() -> None:
+    async with serving(h2sse.App()) as served, served.client() as client:
+        streams = [await client.listen(EVENTS) for _ in range(3)]
+        expected = [f"{number} {'x' * 1000}" for number in range(60)]
+        for each in expected:
+            await published(
+                served, each
+            )  # the client's accounts see to it that no window is passed
+        await client.read_until(lambda: client.window < 1000)
+        assert any(each.data != expected for each in streams)
+        await client.send(window_update(0, 2**20))
+        await client.heard(len(expected), *streams)
+        assert all(each.data == expected for each in streams)
 
 
 async def test_http1_0_is_not_among_them() -> None:
@@ -237,15 +386,15 @@ async def test_what_fails_for_one_is_not_felt_by_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(h2sse.App()) as served, tabs(served, 3) as clients:
-        hear = Connection.hear
+        write = Member.write
         unlucky = min(each.number for each in served.server.connections)
 
-        def fail(connection: Connection, part: Part, batch: Batch) -> None:
-            if connection.number == unlucky:
+        def fail(member: Member) -> int:
+            if member.connection.number == unlucky:
                 raise RuntimeError("as it happens")
-            hear(connection, part, batch)
+            return write(member)
 
-        monkeypatch.setattr(Connection, "hear", fail)
+        monkeypatch.setattr(Member, "write", fail)
         await published(served, "second")
         for client in clients[1:]:
             await hears(client, "first", "second")
@@ -388,3 +537,105 @@ async def run(steps: list[Step]) -> None:
             await hears(each.client, *each.due)
         await trio.testing.wait_all_tasks_blocked(0.001)
         assert sum(in_unison(served)) <= len(open_tabs)
+
+
+STEPS_HTTP2 = st.one_of(
+    st.tuples(st.just("publish"), st.integers(0, 2), st.sampled_from([10, 3000, 20_000, 70_000])),
+    st.tuples(st.just("publish"), st.integers(0, 2), st.just(10)),
+    st.tuples(st.just("settle"), st.just(0), st.just(0)),
+    st.tuples(st.just("turn"), st.just(0), st.integers(1, 3)),
+    st.tuples(st.sampled_from(["join", "listen"]), st.integers(0, 5), st.integers(0, 2)),
+    st.tuples(st.sampled_from(["leave", "end", "fetch", "ping"]), st.integers(0, 5), st.just(0)),
+    st.tuples(st.just("window"), st.integers(0, 5), st.sampled_from([0, 1000, 70_000])),
+    st.tuples(st.just("connection window"), st.integers(0, 5), st.sampled_from([1000, 70_000])),
+    st.tuples(st.just("initial window"), st.integers(0, 5), st.sampled_from([0, 1000, 100_000])),
+    st.tuples(st.just("read"), st.integers(0, 5), st.just(0)),
+)
+
+
+@final
+class Peer:
+    """A client of the program's over HTTP/2, and its streams with what they are to hear."""
+
+    def __init__(self, client: RawClient) -> None:
+        self.client = client
+        self.due: dict[Stream, tuple[tuple[str, ...], list[str]]] = {}
+
+    async def listen(self, topics: tuple[str, ...]) -> None:
+        stream, request = self.client.request("/events?" + "&".join(f"topic={t}" for t in topics))
+        # Its first bytes are to come, whatever the windows were left at.
+        await self.client.send(request, window_update(stream.id, 1000), window_update(0, 1000))
+        await self.client.answered(stream)
+        self.due[stream] = (topics, [])
+
+    async def read(self) -> None:
+        """Open all windows, and see that each has heard what was due, in its order."""
+        grants = [window_update(each.id, 2**22) for each in self.due]
+        await self.client.send(window_update(0, 2**23), *grants)
+        for stream, (_, due) in self.due.items():
+            await self.client.heard(len(due), stream)
+            assert stream.data == due
+
+
+@given(st.lists(STEPS_HTTP2, max_size=40))
+@settings(max_examples=80)
+def test_every_stream_hears_every_event_once_in_order(steps: list[Step]) -> None:
+    """Whatever its windows, its neighbours and its connection are doing amid the writing."""
+    with pytest.MonkeyPatch.context() as patch:
+        narrow_server(patch)
+        patch.setattr(h2sse.unison, "FLUSH_SLICE", 1)  # others have a turn after each write
+        trio.run(run_http2, steps)
+
+
+async def run_http2(steps: list[Step]) -> None:
+    limits = h2sse.Limits(tab_backlog_bytes=2**30, connection_backlog_bytes=2**30)
+    async with serving(h2sse.App(), limits=limits) as served, AsyncExitStack() as stack:
+        peers: list[Peer] = []
+        count = 0
+        begin: list[Step] = [("join", 0, 0), ("listen", 0, 0), ("join", 0, 0), ("join", 0, 0)]
+        for step, number, size in begin + steps:
+            peer = peers[number % len(peers)] if peers else None
+            topics = TOPICS[size % len(TOPICS)]
+            match step:
+                case "publish":
+                    count += 1
+                    text = f"{count} {'x' * size}"
+                    served.app.publish(TOPICS[number], h2sse.Event(data=text))
+                    for asked, due in (each for peer in peers for each in peer.due.values()):
+                        if set(asked) & set(TOPICS[number]):
+                            due.append(text)
+                case "settle":
+                    await trio.testing.wait_all_tasks_blocked(0.001)
+                case "turn":
+                    for _ in range(size):
+                        await trio.lowlevel.checkpoint()
+                case "join":
+                    transport = await stack.enter_async_context(narrow(served, "h2"))
+                    peers.append(Peer(RawClient(transport, "narrow")))
+                    await peers[-1].client.send(PREFACE + settings_frame({}))
+                    await peers[-1].listen(topics)
+                case _ if peer is None:
+                    pass
+                case "listen":
+                    await peer.listen(topics)
+                case "leave":
+                    peers.remove(peer)
+                    await trio.aclose_forcefully(peer.client.transport)
+                case "end" if peer.due:
+                    await peer.client.send(reset(peer.due.popitem()[0].id))
+                case "fetch":
+                    await peer.client.open_stream("/healthz")
+                case "ping":
+                    await peer.client.settle()
+                case "window" if peer.due:
+                    await peer.client.send(window_update(next(iter(peer.due)).id, size or 1))
+                case "connection window":
+                    await peer.client.send(window_update(0, size))
+                case "initial window":
+                    await peer.client.send(settings_frame({INITIAL_WINDOW_SIZE: size}))
+                case "read":
+                    await peer.read()
+                case _:
+                    pass
+        for peer in peers:
+            await peer.read()

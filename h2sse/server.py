@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple, final
 
 import trio
 
+from . import binding
 from .app import ServerStatistics
 from .config import Config
 from .connection import ROUND_TRIP_SECONDS, Connection
-from .errors import ConfigError
 from .guard import BREACHES, Bucket
 from .handshake import Turns
 from .metering import Histogram
@@ -61,9 +61,6 @@ _LOG_LINES = 20
 _LOG_LINES_PER_SECOND = 1.0
 # No peer can make up reasons, as far as we know; should one, they are counted as one.
 _REASONS = 200
-_BACKLOG = 4096
-_FREE_PORT_TRIES = 20
-_NO_SUCH_ADDRESS = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 
 
 @final
@@ -100,13 +97,13 @@ async def serve(
     """
     config = config if config is not None else Config()
     certificates = Certificates(config.tls, http1=config.http1)
-    sockets = await _bind(config)
+    sockets = await binding.bind(config)
     server = Server(app, config, certificates, taps)
     try:
         async with trio.open_nursery() as nursery:
             addresses = tuple(each.getsockname()[:2] for each in sockets)
             server.start(nursery, sockets)
-            url = f"https://{_url_host(config.host)}:{addresses[0][1]}"
+            url = f"https://{binding.url_host(config.host)}:{addresses[0][1]}"
             logger.info("listening at %s", ", ".join(f"{host} {each}" for host, each in addresses))
             task_status.started(Listening(url, addresses[0][1], addresses, server))
             try:
@@ -123,69 +120,6 @@ async def serve(
         for each in sockets:
             each.close()
         server.end()
-
-
-def _url_host(host: str) -> str:
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - every address, this machine's among them
-        return "localhost"
-    return f"[{host}]" if ":" in host else host
-
-
-async def _bind(config: Config) -> list[socket.socket]:
-    found = await trio.socket.getaddrinfo(
-        config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    families = dict.fromkeys((family, address) for family, _, _, _, address in found)
-    for last in (False,) * _FREE_PORT_TRIES + (True,):
-        try:
-            return _bind_all(config, list(families))
-        except OSError as error:
-            # A port that is free at one address of a name may be taken at another.
-            if config.port or error.errno != errno.EADDRINUSE or last:
-                raise
-    raise AssertionError("the last try returns or raises")
-
-
-def _bind_all(config: Config, addresses: Sequence[tuple[int, Any]]) -> list[socket.socket]:
-    port = config.port
-    with contextlib.ExitStack() as opened:
-        sockets: list[socket.socket] = []
-        for family, address in addresses:
-            try:
-                # Every address of a name gets the same port, also when it is chosen for us.
-                sock = _bind_one(
-                    family, (address[0], port, *address[2:]), reuse_port=config.reuse_port
-                )
-            except OSError as error:
-                # "localhost" may name ::1 on a machine without IPv6.
-                if error.errno in _NO_SUCH_ADDRESS and len(addresses) > 1:
-                    continue
-                raise
-            sockets.append(opened.enter_context(sock))
-            port = sock.getsockname()[1]
-        if not sockets:
-            raise ConfigError(f"host {config.host!r} has no address on this machine")
-        opened.pop_all()
-        return sockets
-
-
-def _bind_one(family: int, address: tuple[Any, ...], *, reuse_port: bool) -> socket.socket:
-    if reuse_port and not hasattr(socket, "SO_REUSEPORT"):  # Windows
-        raise ConfigError("reuse_port: this system has no SO_REUSEPORT")
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind(address)
-        sock.listen(_BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 @final
@@ -352,7 +286,7 @@ class Server:
         """Accept who has connected already: closing the listener would reset them."""
         # Without those that come now, one after the other, and for whom we would never close.
         with contextlib.suppress(OSError, MemoryError):
-            for _ in range(_BACKLOG):
+            for _ in range(binding.BACKLOG):
                 self._accept_one(listener)
 
     def _accept_one(self, listener: socket.socket) -> None:

@@ -47,6 +47,7 @@ from support import (
 from trio.testing import MockClock
 
 import h2sse
+import h2sse.binding
 import h2sse.server
 from h2sse.connection import Connection
 from h2sse.flow import TAKE_BYTES, Outflow
@@ -362,7 +363,7 @@ async def test_an_idle_http1_connection_is_closed(jumping_clock: MockClock) -> N
 
 def narrow_server(patch: pytest.MonkeyPatch) -> None:
     """The server's kernel holds little; accepted sockets inherit it (socket(7))."""
-    bind = h2sse.server._bind
+    bind = h2sse.binding.bind
 
     async def bind_small(config: h2sse.Config) -> list[socket.socket]:
         sockets = await bind(config)
@@ -370,7 +371,7 @@ def narrow_server(patch: pytest.MonkeyPatch) -> None:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         return sockets
 
-    patch.setattr(h2sse.server, "_bind", bind_small)
+    patch.setattr(h2sse.binding, "bind", bind_small)
 
 
 @pytest.fixture

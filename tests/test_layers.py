@@ -50,6 +50,7 @@ LAYERS: dict[str, set[str]] = {
     "shell": {
         "client",
         "client.connection",
+        "binding",
         "tls",
         "connection",
         "unison",

@@ -38,6 +38,7 @@ from support import (
 from trio.testing import MockClock
 
 import h2sse
+import h2sse.binding
 import h2sse.connection
 import h2sse.server
 import h2sse.tls
@@ -298,12 +299,12 @@ class Listener(socket.socket):
 @pytest.fixture
 def faulty(monkeypatch: pytest.MonkeyPatch) -> list[Exception]:
     """What `accept` is to raise."""
-    bind = h2sse.server._bind
+    bind = h2sse.binding.bind
 
     async def bind_faulty(config: h2sse.Config) -> list[socket.socket]:
         return [Listener(fileno=each.detach()) for each in await bind(config)]
 
-    monkeypatch.setattr(h2sse.server, "_bind", bind_faulty)
+    monkeypatch.setattr(h2sse.binding, "bind", bind_faulty)
     monkeypatch.setattr(Listener, "faults", [])
     return Listener.faults
 

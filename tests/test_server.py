@@ -38,6 +38,7 @@ from support import (
 from trio.testing import MockClock
 
 import h2sse
+import h2sse.binding
 import h2sse.server
 
 EVENTS = "/events?topic=a"
@@ -292,12 +293,12 @@ async def test_connections_are_bounded_in_all() -> None:
 
 
 async def test_connections_are_bounded_for_each_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    bind = h2sse.server._bind
+    bind = h2sse.binding.bind
 
     async def bind_elsewhere(config: h2sse.Config) -> list[socket.socket]:
         return [Elsewhere(fileno=each.detach()) for each in await bind(config)]
 
-    monkeypatch.setattr(h2sse.server, "_bind", bind_elsewhere)
+    monkeypatch.setattr(h2sse.binding, "bind", bind_elsewhere)
     limits = h2sse.Limits(connections_per_address=2)
     async with serving(h2sse.App(), limits=limits) as served, served.client() as client:
         await client.listen(EVENTS)

@@ -562,7 +562,7 @@ class Connection:
                 if not events:
                     if wire.closed:
                         self._wake_reader()
-                    return False
+                    return wire.idle
                 self._act(events)
                 continue
             try:

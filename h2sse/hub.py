@@ -402,6 +402,7 @@ class Hub:
         assert group.within is None
         whole = group.within = self._group(speaker, group.topics)
         whole.size += group.size
+        whole.quiet = max(whole.quiet, group.quiet)
         self._unlist(group)
         return whole
 

@@ -109,7 +109,8 @@ class Member:
         """Have it as `data`, or go alone with it; how many bytes that is."""
         lane = self._lane
         assert isinstance(lane, Lane)
-        data = b"" if lane.apart else lane.frame(batch.frames, batch.size, TAKE_BYTES)
+        assert not lane.apart
+        data = lane.frame(batch.frames, batch.size, TAKE_BYTES)
         if data:
             self.data = data
             self.heard = batch.number

@@ -309,19 +309,15 @@ class Lane:
     def frame(self, pieces: Sequence[Framed], size: int, budget: int) -> bytes:
         """Frame `pieces`, of `size` bytes in all, for all in step, past a queue that is empty.
 
-        b"", and nothing has happened, if a window or the `budget` is too small for that.  What
-        fan-out does with every connection in turn, so by the shortest way.
+        b"", and nothing has happened, if a window or the `budget` is too small for that, or nobody
+        is in step.  What fan-out does with every connection in turn, so by the shortest way.
         """
         ids, machine = self.ids, self.flow.machine
         sent = self.sent + size
         data = size * len(ids)
         window = machine.outbound_flow_control_window - data
-        if (
-            sent > self.floor
-            or window < 0
-            or data + HEAD_BYTES * len(pieces) * len(ids) > budget
-            or not ids
-        ):
+        heads = HEAD_BYTES * len(pieces) * len(ids)
+        if sent > self.floor or window < 0 or data + heads > budget:
             return b""
         machine.outbound_flow_control_window = window
         self.sent = sent

@@ -250,21 +250,20 @@ async def test_a_connection_in_unison_is_probed(jumping_clock: MockClock) -> Non
         await client.read_to_end()  # it does not answer any more
 
 
-async def test_a_topic_has_its_heartbeats_however_often_tabs_come(
+async def test_heartbeats_come_however_often_connections_go_alone(
     jumping_clock: MockClock,
 ) -> None:
-    async with (
-        serving(h2sse.App(), heartbeat_seconds=3) as served,
-        served.client() as client,
-    ):
-        stream = await client.listen(EVENTS)
+    async with serving(h2sse.App(), heartbeat_seconds=3) as served, tabs(served, 1) as (client,):
+        (connection,) = served.server.connections
         began = trio.current_time()
         for _ in range(10):
             await trio.sleep(1)
-            await client.listen(EVENTS)
-        await client.settle()
-        beats = bytes(stream.body).count(HEARTBEAT)
-        assert beats == (trio.current_time() - began) // 3
+            connection.go_alone()
+            assert in_unison(served) == []
+            connection.flush()
+            assert in_unison(served) == [1]
+        await client.read_until(lambda text: text.count(HEARTBEAT.decode()) >= 3)
+        assert client.text.count(HEARTBEAT.decode()) == (trio.current_time() - began) // 3
 
 
 @pytest.mark.usefixtures("small_buffers")

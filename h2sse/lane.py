@@ -62,6 +62,7 @@ class Lane:
         "flow",
         "ids",
         "limits",
+        "machine",
         "overflow",
         "place",
         "queue",
@@ -73,6 +74,7 @@ class Lane:
 
     def __init__(self, flow: Flow, overflow: Overflow | None = None) -> None:
         self.flow = flow
+        self.machine = flow.machine
         self.overflow = overflow
         self.bound = self._acts_from(0)
         self.ids: list[bytes] = []
@@ -260,8 +262,7 @@ class Lane:
         queue = self.queue
         if not queue:
             return 0
-        flow, ids, place = self.flow, self.ids, self.place
-        machine = flow.machine
+        flow, machine, ids, place = self.flow, self.machine, self.ids, self.place
         piece = queue[0]
         size = len(piece)
         if not place and self.sent + size > self.floor:
@@ -312,12 +313,11 @@ class Lane:
         b"", and nothing has happened, if a window or the `budget` is too small for that, or nobody
         is in step.  What fan-out does with every connection in turn, so by the shortest way.
         """
-        ids, machine = self.ids, self.flow.machine
+        ids, machine = self.ids, self.machine
+        count = len(ids)
         sent = self.sent + size
-        data = size * len(ids)
-        window = machine.outbound_flow_control_window - data
-        heads = HEAD_BYTES * len(pieces) * len(ids)
-        if sent > self.floor or window < 0 or data + heads > budget:
+        window = machine.outbound_flow_control_window - size * count
+        if sent > self.floor or window < 0 or (size + HEAD_BYTES * len(pieces)) * count > budget:
             return b""
         machine.outbound_flow_control_window = window
         self.sent = sent

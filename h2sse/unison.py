@@ -86,16 +86,16 @@ class Batch:
 class Member:
     """A connection that is in unison, and what it takes to write to it."""
 
-    __slots__ = ("_lane", "_part", "_sock", "connection", "data", "group", "heard")
+    __slots__ = ("_part", "connection", "data", "group", "heard", "lane", "sock")
 
     def __init__(
         self, part: Part, connection: Connection, group: Group, sock: ssl.SSLSocket, heard: int
     ) -> None:
         self._part = part
-        self._lane = group.lane
-        self._sock = sock
         self.connection = connection
         self.group = group
+        self.lane = group.lane if isinstance(group.lane, Lane) else None
+        self.sock = sock
         self.heard = heard  # the last batch that it has been given
         self.data = b""  # of that, what is to be written
 
@@ -105,35 +105,10 @@ class Member:
         self.data, self.heard = b"", _GONE
         return data, owed
 
-    def frame(self, batch: Batch) -> int:
-        """Have it as `data`, or go alone with it; how many bytes that is."""
-        lane = self._lane
-        assert isinstance(lane, Lane)
-        assert not lane.apart
-        data = lane.frame(batch.frames, batch.size, TAKE_BYTES)
-        if data:
-            self.data = data
-            self.heard = batch.number
-        else:
-            self.connection.go_alone()
-            self.connection.flush()
-        return len(data)
-
-    def write(self) -> int:
-        """Write `data`, or go alone with it; how many bytes were written."""
-        data = self.data
-        try:
-            self._sock.send(data)
-        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            self.connection.go_alone()
-            self.connection.flush()
-            return 0
-        except OSError as error:
-            logger.debug("connection %d: %s", self.connection.number, error)
-            self.connection.abort()
-            return 0
-        self.data = b""
-        return len(data)
+    def go_alone(self) -> None:
+        """What is next to be written cannot be, or not at once: the connection sees to it."""
+        self.connection.go_alone()
+        self.connection.flush()
 
 
 @final
@@ -253,29 +228,55 @@ class Unison:
 
     def _frame(self, members: Sequence[Member], batch: Batch) -> int:
         """Frame before writing, as `Server.flush` does; for how many of these there was room."""
-        data, number = batch.data, batch.number
+        number, shared, frames, size = batch.number, batch.data, batch.frames, batch.size
         room = FLUSH_BYTES
         for done, member in enumerate(members, 1):
             if member.heard >= number:
                 continue
-            if data:
-                member.data = data
-                member.heard = number
-                continue
             try:
-                room -= member.frame(batch)
+                lane = member.lane
+                if lane is None:
+                    data = shared
+                else:
+                    assert not lane.apart  # who is would be passed over
+                    data = lane.frame(frames, size, TAKE_BYTES)
+                if data:
+                    member.data = data
+                    member.heard = number
+                else:
+                    member.go_alone()
             except Exception as error:  # noqa: BLE001 - it stays that connection's
                 self._server.failed(member.connection, error)
-            if room <= 0:
-                return done
+            else:
+                room -= len(data)
+                if room <= 0:
+                    return done
         return len(members)
 
     def _write(self, members: Sequence[Member]) -> None:
         written = 0
         for member in members:
-            if member.data:
+            data = member.data
+            if data:
                 try:
-                    written += member.write()
+                    member.sock.send(data)
                 except Exception as error:  # noqa: BLE001 - it stays that connection's
-                    self._server.failed(member.connection, error)
+                    self._not_written(member, error)
+                else:
+                    member.data = b""
+                    written += len(data)
         self._server.bytes_sent += written
+
+    def _not_written(self, member: Member, error: Exception) -> None:
+        connection = member.connection
+        match error:
+            case ssl.SSLWantWriteError() | ssl.SSLWantReadError():
+                try:
+                    member.go_alone()
+                except Exception as fault:  # noqa: BLE001 - it stays that connection's
+                    self._server.failed(connection, fault)
+            case OSError():
+                logger.debug("connection %d: %s", connection.number, error)
+                connection.abort()
+            case _:
+                self._server.failed(connection, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias, final
@@ -39,6 +40,7 @@ import h2sse
 import h2sse.unison
 from h2sse.connection import Connection
 from h2sse.flow import TAKE_BYTES
+from h2sse.frames import FRAME_BYTES
 from h2sse.http1 import PIECE_BYTES
 from h2sse.sse import HEARTBEAT
 from h2sse.trace import Taps
@@ -47,11 +49,21 @@ from h2sse.unison import FLUSH_BYTES, Batch, Member, Part
 EVENTS = "/events?topic=a"
 
 
-def in_unison(served: Served) -> list[int]:
-    """How many are, of each set of topics."""
+def parts(served: Served) -> list[Part]:
+    """One for each protocol and set of topics."""
     groups = (unison.groups.values() for unison in served.server.unisons.values())
-    parts = [group.lane for each in groups for group in each]
-    return [len(part.members) for part in parts if isinstance(part, Part)]
+    lanes = [group.lane for each in groups for group in each]
+    return [lane for lane in lanes if isinstance(lane, Part)]
+
+
+def members(served: Served) -> list[Member]:
+    """Who is in unison."""
+    return [member for part in parts(served) for member in part.members]
+
+
+def in_unison(served: Served) -> list[int]:
+    """How many are, of each protocol and set of topics."""
+    return [len(part.members) for part in parts(served)]
 
 
 async def published(served: Served, *data: str, topic: str = "a") -> None:
@@ -294,13 +306,12 @@ async def test_who_goes_alone_between_framing_and_writing_hears_it_once(
 ) -> None:
     """As when the first write fails, and who watches for the tab that leaves publishes that."""
     large = "x" * PIECE_BYTES
-    write = Member.write
     async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
 
-        def amid(member: Member) -> int:
+        def amid(_: ssl.SSLSocket, __: bytes) -> int:
             monkeypatch.undo()
             served.app.publish("a", h2sse.Event(data=large))
-            return write(member) if member.data else 0
+            raise ssl.SSLWantWriteError
 
         if protocol == "h2":
             settings = {INITIAL_WINDOW_SIZE: 2**20}
@@ -312,14 +323,14 @@ async def test_who_goes_alone_between_framing_and_writing_hears_it_once(
                 await client.send(window_update(0, 2**20))
             await published(served, "first")
             assert in_unison(served) == [3]
-            monkeypatch.setattr(Member, "write", amid)
+            monkeypatch.setattr(ssl.SSLSocket, "send", amid)
             await published(served, "second")
             for client, stream in zip(clients, streams, strict=True):
                 await client.heard(3, stream)
                 assert stream.data == ["first", "second", large]
         else:
             text_clients = await stack.enter_async_context(tabs(served, 3))
-            monkeypatch.setattr(Member, "write", amid)
+            monkeypatch.setattr(ssl.SSLSocket, "send", amid)
             await published(served, "second")
             for each in text_clients:
                 await hears(each, "first", "second", large)
@@ -329,8 +340,7 @@ async def test_of_large_events_little_is_framed_before_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     framed: list[int] = []
-    largest = 0
-    write = Member.write
+    send = ssl.SSLSocket.send
     async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(served.client(settings={INITIAL_WINDOW_SIZE: 2**20}))
@@ -343,21 +353,18 @@ async def test_of_large_events_little_is_framed_before_it_is_written(
         await published(served, "first")
         assert in_unison(served) == [20]
 
-        def noting(member: Member) -> int:
-            nonlocal largest
-            largest = max(largest, len(member.data))
-            groups = served.server.unisons["h2"].groups.values()
-            parts = [group.lane for group in groups if isinstance(group.lane, Part)]
-            framed.append(sum(len(each.data) for part in parts for each in part.members))
-            return write(member)
+        def noting(sock: ssl.SSLSocket, data: bytes) -> int:
+            assert len(data) < TAKE_BYTES + FRAME_BYTES
+            framed.append(sum(len(each.data) for each in members(served)))
+            return send(sock, data)
 
-        monkeypatch.setattr(Member, "write", noting)
+        monkeypatch.setattr(ssl.SSLSocket, "send", noting)
         served.app.publish("a", h2sse.Event(data="x" * 60_000))
         for client in clients:
             await client.heard(2, *client.streams.values())
         assert FLUSH_BYTES <= max(framed) < FLUSH_BYTES + TAKE_BYTES
-        assert len(framed) == 19  # for one connection it is too much to be framed at once
-        assert largest <= TAKE_BYTES
+        await published(served, "last")
+        assert in_unison(served) == [20]
 
 
 async def test_a_short_window_is_its_streams_alone() -> None:
@@ -502,15 +509,16 @@ async def test_what_fails_for_one_is_not_felt_by_others(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(h2sse.App()) as served, tabs(served, 3) as clients:
-        write = Member.write
         unlucky = min(each.number for each in served.server.connections)
+        send = ssl.SSLSocket.send
 
-        def fail(member: Member) -> int:
+        def fail(sock: ssl.SSLSocket, data: bytes) -> int:
+            (member,) = (each for each in members(served) if each.sock is sock)
             if member.connection.number == unlucky:
                 raise RuntimeError("as it happens")
-            return write(member)
+            return send(sock, data)
 
-        monkeypatch.setattr(Member, "write", fail)
+        monkeypatch.setattr(ssl.SSLSocket, "send", fail)
         await published(served, "second")
         for client in clients[1:]:
             await hears(client, "first", "second")

@@ -359,11 +359,15 @@ class Server:
         for start in range(0, len(batch), FLUSH_SLICE):
             connections = batch[start : start + FLUSH_SLICE]
             self._frame(connections)
+            enough = self.bytes_sent + FLUSH_BYTES
             for connection in connections:
                 try:
                     connection.flush()
                 except Exception as error:  # noqa: BLE001 - it stays that connection's
                     self.failed(connection, error)
+                if self.bytes_sent >= enough:
+                    await trio.lowlevel.checkpoint()
+                    enough = self.bytes_sent + FLUSH_BYTES
             await trio.lowlevel.checkpoint()
 
     def _frame(self, connections: Sequence[Connection]) -> None:

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 # So many connections are written to before others have a turn.  A write takes 15 to 30 us.
 FLUSH_SLICE = 128
-# At most this much output of one connection is written before others have theirs, and no more is
+# At most this much output is written before others have a turn, some 5 ms of it, and no more is
 # framed ahead of being written: what is framed is no longer shared.
 FLUSH_BYTES = 1024 * 1024
 _GONE: Final = sys.maxsize
@@ -221,13 +221,15 @@ class Unison:
                         count = self._frame(members, batch)
                         self._write(members[:count])
                         members = members[count:]
+                        if members:
+                            await trio.lowlevel.checkpoint()
                     if room <= 0:
                         await trio.lowlevel.checkpoint()
                         room = FLUSH_SLICE
                 part.end()
 
     def _frame(self, members: Sequence[Member], batch: Batch) -> int:
-        """Frame before writing, as `Server.flush` does; for how many of these there was room."""
+        """Frame before writing, as the server does; for how many of these there was room."""
         number, shared, frames, size = batch.number, batch.data, batch.frames, batch.size
         room = FLUSH_BYTES
         for done, member in enumerate(members, 1):
@@ -243,14 +245,14 @@ class Unison:
                 if data:
                     member.data = data
                     member.heard = number
+                    room -= len(data)
                 else:
                     member.go_alone()
+                    room -= TAKE_BYTES
             except Exception as error:  # noqa: BLE001 - it stays that connection's
                 self._server.failed(member.connection, error)
-            else:
-                room -= len(data)
-                if room <= 0:
-                    return done
+            if room <= 0:
+                return done
         return len(members)
 
     def _write(self, members: Sequence[Member]) -> None:

@@ -16,6 +16,7 @@ from support import (
     ACK,
     INITIAL_WINDOW_SIZE,
     MAX_WINDOW,
+    PATIENCE_SECONDS,
     PING,
     PREFACE,
     RawClient,
@@ -37,6 +38,7 @@ from test_server import TextClient, text_client, until
 from trio.testing import MockClock
 
 import h2sse
+import h2sse.server
 import h2sse.unison
 from h2sse.connection import Connection
 from h2sse.flow import TAKE_BYTES
@@ -365,6 +367,30 @@ async def test_of_large_events_little_is_framed_before_it_is_written(
         assert FLUSH_BYTES <= max(framed) < FLUSH_BYTES + TAKE_BYTES
         await published(served, "last")
         assert in_unison(served) == [20]
+
+
+@pytest.mark.parametrize("topics", ["topic=a", "topic=a&topic=b"], ids=["in unison", "alone"])
+async def test_others_have_a_turn_amid_the_writing_of_much(
+    topics: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(h2sse.unison, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(h2sse.server, "FLUSH_BYTES", 1)
+    async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(served.client()) for _ in range(5)]
+        for client in clients:
+            await client.listen(f"/events?{topics}")
+            if topics != "topic=a":
+                await client.listen("/events?topic=c")
+        await published(served, "first")
+        assert in_unison(served) == ([5] if topics == "topic=a" else [])
+        served.app.publish("a", h2sse.Event(data="second"))
+        seen = {served.server.bytes_sent}
+        with trio.fail_after(PATIENCE_SECONDS):
+            while len(seen) < 6:
+                await trio.lowlevel.checkpoint()
+                seen.add(served.server.bytes_sent)
+        for client in clients:
+            await client.heard(2, client.streams[1])
 
 
 async def test_a_short_window_is_its_streams_alone() -> None:

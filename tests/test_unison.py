@@ -16,7 +16,6 @@ from support import (
     ACK,
     INITIAL_WINDOW_SIZE,
     MAX_WINDOW,
-    PATIENCE_SECONDS,
     PING,
     PREFACE,
     RawClient,
@@ -376,19 +375,20 @@ async def test_others_have_a_turn_amid_the_writing_of_much(
     monkeypatch.setattr(h2sse.unison, "FLUSH_BYTES", 1)
     monkeypatch.setattr(h2sse.server, "FLUSH_BYTES", 1)
     async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
-        clients = [await stack.enter_async_context(served.client()) for _ in range(5)]
+        clients = [await stack.enter_async_context(served.client()) for _ in range(10)]
         for client in clients:
             await client.listen(f"/events?{topics}")
             if topics != "topic=a":
                 await client.listen("/events?topic=c")
         await published(served, "first")
-        assert in_unison(served) == ([5] if topics == "topic=a" else [])
+        assert in_unison(served) == ([10] if topics == "topic=a" else [])
         served.app.publish("a", h2sse.Event(data="second"))
         seen = {served.server.bytes_sent}
-        with trio.fail_after(PATIENCE_SECONDS):
-            while len(seen) < 6:
-                await trio.lowlevel.checkpoint()
-                seen.add(served.server.bytes_sent)
+        for _ in range(30):
+            await trio.lowlevel.checkpoint()
+            seen.add(served.server.bytes_sent)
+        # Of two tasks that each give the other a turn, one may have two in a row.
+        assert len(seen) >= 6
         for client in clients:
             await client.heard(2, client.streams[1])
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from h2sse.config import Limits
+from h2sse.flow import TAKE_BYTES
 from h2sse.http1 import Http1
+from h2sse.lane import framed
 from h2sse.wire import Request
 
 from . import Case
@@ -15,11 +17,12 @@ PAYLOAD = b"id: 0123456789-42\ndata: " + b"x" * 100 + b"\n\n"
 
 
 def cases() -> Iterator[Case]:
-    """In step, apart, through h2 itself, and HTTP/1.1."""
+    """In step, apart, through h2 itself, many connections in unison, and HTTP/1.1."""
     for streams in (1, 5, 100, 5_000):
         yield Case(f"tab, {streams} in step", _in_step(streams), streams)
     yield Case("tab, 5000 apart", _apart(5_000), 5_000)
     yield Case("tab, 5000 by h2.send_data", _by_h2(5_000), 5_000)
+    yield Case("tab, 1000 connections of 5 in unison", _in_unison(1_000, 5), 5_000)
     yield Case("tab, HTTP/1.1, 1000 connections", _http1(1_000), 1_000)
 
 
@@ -36,6 +39,29 @@ def _in_step(streams: int) -> Callable[[], None]:
         lane.offer(PAYLOAD)
         while wire.take_output():
             pass
+
+    return run
+
+
+def _in_unison(connections: int, streams: int) -> Callable[[], None]:
+    opening = opening_bytes(streams)
+    lanes = []
+    for _ in range(connections):
+        wire, ids = opened(opening)
+        lane = wire.lane()
+        for stream in ids:
+            wire.enter(stream, lane)
+        lane.offer(PAYLOAD)  # they step in
+        while wire.take_output():
+            pass
+        lanes.append(lane)
+
+    def run() -> None:
+        frames = (framed(PAYLOAD),)
+        for lane in lanes:
+            lane.machine.outbound_flow_control_window = 2**30
+            lane.floor = lane.sent + 2**30
+            lane.frame(frames, len(PAYLOAD), TAKE_BYTES)
 
     return run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias, final
 
@@ -637,14 +637,19 @@ class Tab:
         self.due: list[str] = []
 
 
+def play(run: Callable[[list[Step]], Awaitable[None]], steps: list[Step]) -> None:
+    """Run a program where sockets are soon full, and others have a turn after each write."""
+    with pytest.MonkeyPatch.context() as patch:
+        narrow_server(patch)
+        patch.setattr(h2sse.unison, "FLUSH_SLICE", 1)
+        trio.run(run, steps)
+
+
 @given(st.lists(STEPS, max_size=40))
 @settings(max_examples=60)
 def test_every_tab_hears_every_event_once_in_order(steps: list[Step]) -> None:
     """Whoever joins, leaves, reads or does not, amid the writing of whatever is published."""
-    with pytest.MonkeyPatch.context() as patch:
-        narrow_server(patch)
-        patch.setattr(h2sse.unison, "FLUSH_SLICE", 1)  # others have a turn after each write
-        trio.run(run, steps)
+    play(run, steps)
 
 
 async def run(steps: list[Step]) -> None:
@@ -731,10 +736,7 @@ class Peer:
 @settings(max_examples=80)
 def test_every_stream_hears_every_event_once_in_order(steps: list[Step]) -> None:
     """Whatever its windows, its neighbours and its connection are doing amid the writing."""
-    with pytest.MonkeyPatch.context() as patch:
-        narrow_server(patch)
-        patch.setattr(h2sse.unison, "FLUSH_SLICE", 1)  # others have a turn after each write
-        trio.run(run_http2, steps)
+    play(run_http2, steps)
 
 
 async def run_http2(steps: list[Step]) -> None:

@@ -199,6 +199,13 @@ class Lane:
         if not self.queue and not outflow.queue and not outflow.ends:
             self._step_in(outflow, 1)
 
+    def gather(self) -> bool:
+        """Have those step in who can, while nothing waits; whether all are in step, then."""
+        for outflow in list(self.apart.values()):
+            if not outflow.queue:
+                self._step_in(outflow, 1)
+        return not (self.apart or self.standstills)
+
     def remove(self, outflow: Outflow) -> None:
         """A stream leaves, wherever it stands."""
         if outflow.queue is None:

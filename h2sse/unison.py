@@ -205,7 +205,7 @@ class Unison:
     def admits(self, lane: object) -> bool:
         """Whether all tabs of this lane, which has nothing waiting, can be spoken to as one."""
         if isinstance(lane, Lane):
-            return not lane.apart and not lane.standstills
+            return lane.gather()
         return isinstance(lane, Http1) and lane.chunked
 
     async def flush(self) -> None:

@@ -194,6 +194,14 @@ class Programs(RuleBasedStateMachine):
         self.link.events += self.link.wire.take_events()
         self._note_ends()
 
+    @precondition(lambda self: self.link.wire.idle)
+    @rule(lane=st.integers(0, 1))
+    def gather(self, lane: int) -> None:
+        together = self.lanes[lane].gather()
+        left = [each.h2.outbound_flow_control_window for each in self.lanes[lane].apart.values()]
+        assert together == (not left)
+        assert max(left, default=0) <= 0
+
     @precondition(lambda self: self._live())
     @rule(data=st.data(), size=st.sampled_from([3, 700, 40_000]))
     def send(self, data: st.DataObject, size: int) -> None:

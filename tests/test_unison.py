@@ -180,6 +180,22 @@ async def test_over_http2_they_are_among_themselves() -> None:
             await hears(client, "first", "second", "third")
 
 
+async def test_tabs_over_http2_are_in_unison_before_their_first_event() -> None:
+    async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
+        streams: list[tuple[RawClient, Stream]] = []
+        for count in (1, 2, 3):
+            client = await stack.enter_async_context(served.client())
+            for _ in range(3):
+                streams.append((client, await client.listen(EVENTS)))
+                await client.settle()
+                assert in_unison(served) == [count]
+        await published(served, "first")
+        assert in_unison(served) == [3]
+        for client, stream in streams:
+            await client.heard(1, stream)
+            assert stream.data == ["first"]
+
+
 async def test_tabs_come_and_go_in_a_connection() -> None:
     async with serving(h2sse.App()) as served, served.client() as client:
         first, second = await client.listen(EVENTS), await client.listen(EVENTS)

@@ -57,6 +57,7 @@ LAYERS: dict[str, set[str]] = {
         "server",
         "handshake",
         "full_socket",
+        "long_write",
         "streams",
         "asgi",
         "asgi_exchange",

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 
 __all__ = ["certs", "demo", "serve"]
 
+# What has gone in cycles all the same, as errors with a traceback may, takes memory until then.
+_COLLECT_SECONDS = 3600.0
+# The most that CPython takes for a threshold.
+_NEVER = 2**31 - 1
+
 # What the demo prints; h2sse/demo mounts them.
 _DEMO_PAGES = {
     "/": "what there is",
@@ -142,7 +147,6 @@ async def _serve(
 
     Each listener comes with the flag that would move it to another port.
     """
-    import gc
     import logging
     import signal
 
@@ -154,10 +158,7 @@ async def _serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch, signals, stop, nursery.cancel_scope)
             listening = [await _listen(nursery, app, taps, *each) for each in listeners]
-            # What has been imported is here to stay: a full collection that looks at it takes 13 ms
-            # more, and every tab waits for that.
-            gc.collect()
-            gc.freeze()
+            nursery.start_soon(_collect_garbage)
             announce(listening)
             for each in listening:
                 log.info("listening for %s at %s", each.url, each.addresses)
@@ -167,6 +168,26 @@ async def _serve(
                 for each in listening:
                     closing.start_soon(each.aclose)
             nursery.cancel_scope.cancel()
+
+
+async def _collect_garbage() -> None:
+    """Look rarely at all there is: every tab waits for that, 0.1 s with 2,000 connections.
+
+    Python itself would, each time there is a quarter more of it.  But connections that go leave
+    nothing to the collector (tests/test_garbage.py), and those that come are here to stay.
+    """
+    import gc
+
+    import trio
+
+    # What has been imported is, too.
+    gc.collect()
+    gc.freeze()
+    young, middle, _ = gc.get_threshold()
+    gc.set_threshold(young, middle, _NEVER)
+    while True:
+        await trio.sleep(_COLLECT_SECONDS)
+        gc.collect()
 
 
 async def _watch(

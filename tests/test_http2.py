@@ -11,6 +11,7 @@ import itertools
 from functools import partial
 
 import h2
+import h2.connection
 import pytest
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -144,6 +145,10 @@ def test_the_hooks_into_h2_are_where_they_were() -> None:
     assert list(inspect.signature(Encoder.encode).parameters) == ["self", "headers", "huffman"]
     assert machine.remote_settings._settings.keys() >= {SettingCodes.INITIAL_WINDOW_SIZE}
     assert machine.outbound_flow_control_window == 65_535
+    assert "self._frame_dispatch_table[frame.__class__](frame)" in inspect.getsource(
+        H2Connection._receive_frame
+    )
+    assert inspect.getsource(h2.connection).count("_frame_dispatch_table") == 2
 
 
 def test_the_hooks_into_hpack_are_where_they_were() -> None:

@@ -90,6 +90,12 @@ def failing(
     return victims
 
 
+async def alone(client: RawClient) -> None:
+    """Tabs of different topics, so that the connection has a queue of its own (unison.py)."""
+    await client.listen(EVENTS)
+    await client.listen("/events?topic=elsewhere")
+
+
 def newest(served: Served) -> tuple[Connection, Http2]:
     connection = list(served.server.connections)[-1]
     assert isinstance(connection.wire, Http2)
@@ -115,7 +121,7 @@ async def test_a_fault_in_a_connection_is_its_own(
 
     victims = failing(monkeypatch, where, kind)
     async with serving(app) as served, bystander(served), served.client() as client:
-        await client.listen(EVENTS)
+        await alone(client)
         connection, wire = newest(served)
         victims.append(wire)
         match where:
@@ -164,7 +170,7 @@ async def test_a_fault_amid_a_publishing_is_its_own(
     app = h2sse.App()
     async with serving(app) as served, served.client() as first, served.client() as client:
         tabs = [await first.listen(EVENTS)]
-        await client.listen(EVENTS)
+        await alone(client)
         connection, wire = newest(served)
         async with served.client() as last:
             tabs.append(await last.listen(EVENTS))

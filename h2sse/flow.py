@@ -273,6 +273,8 @@ class Flow:
     def take(self, out: list[bytes]) -> None:
         """Frame what the windows allow, up to `TAKE_BYTES`, in fair turns.  There must be some."""
         budget = TAKE_BYTES
+        # So little would be a TLS record, and a write, of its own.
+        little = TAKE_BYTES // 128
         turns, machine = self.turns, self.machine
         while machine.outbound_flow_control_window > 0:
             source = turns.popleft()
@@ -280,7 +282,7 @@ class Flow:
                 budget -= source.serve(out, min(budget, TURN_BYTES) if turns else budget)
             else:
                 self.dropped -= 1
-            if not turns or budget <= 0:
+            if not turns or budget < little:
                 break
 
     def take_whole(self) -> bytes:

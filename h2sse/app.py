@@ -17,7 +17,7 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar, final
 
@@ -209,7 +209,7 @@ class App:
         checked = check_topics(names, self.limits)
         if event.id is not None:
             check_id(event.id)
-        return self.announce(Publication(checked, event)).event
+        return replace(event, id=self.announce(Publication(checked, event)).id)
 
     def topic(self, name: str, *, overflow: OverflowName) -> None:
         """Say what happens to a tab of this topic that reads more slowly than events come.

@@ -132,12 +132,14 @@ class Limits:
     # -- what a topic remembers, so that tabs can resume
 
     history_events: int = 1_000
+    # As Python keeps them: 256 an event more than it has on the wire.
     history_bytes: int = 4 * 1024 * 1024
     history_seconds: float = 3_600
     # Topics that remember at all; past this the one published to longest ago is forgotten.
     history_topics: int = 10_000
-    # All topics together; past this, likewise.
-    history_total_bytes: int = 256 * 1024 * 1024
+    # All topics together; past this, likewise.  Twenty connections that publish what they can cost
+    # 6.4 MiB each.
+    history_total_bytes: int = 128 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -15,7 +15,7 @@ import secrets
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, final
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias, final
 
 from .errors import BadRequest
 
@@ -23,19 +23,28 @@ if TYPE_CHECKING:
     from .config import Limits
     from .sse import Event
 
-__all__ = ["Entry", "History", "Known", "Lost", "MemoryHistory", "Place"]
+__all__ = ["ENTRY_BYTES", "Entry", "History", "Known", "Lost", "MemoryHistory", "Place"]
+
+
+# What Python takes for an event beside its payload.
+ENTRY_BYTES: Final = 256
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One published event: `payload` is its bytes on every stream."""
+    """One published event: its `id`, the event's name, and its bytes on every stream."""
 
     sequence: int
-    topics: Sequence[str]
-    event: Event
+    id: str
+    name: str | None
     payload: bytes
     published: float
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes to remember it, about."""
+        return len(self.payload) + ENTRY_BYTES
 
 
 @final
@@ -121,12 +130,13 @@ class MemoryHistory:
     def append(self, topics: Sequence[str], event: Event, now: float) -> Entry:
         if event.id is None:
             given = None
-            event = replace(event, id=self.id(self._last + 1))
+            event_id = self.id(self._last + 1)
+            event = replace(event, id=event_id)
         else:
-            given = event.id
+            given = event_id = event.id
             self._refuse_twice(topics, given, now)
         self._last = sequence = self._last + 1
-        entry = Entry(sequence, topics, event, event.encode(), now)
+        entry = Entry(sequence, event_id, event.event, event.encode(), now)
         for name in topics:
             topic = self._topics.get(name)
             if topic is None:
@@ -135,8 +145,8 @@ class MemoryHistory:
             else:
                 self._topics.move_to_end(name)
             topic.entries.append(entry)
-            topic.size += len(entry.payload)
-            self._size += len(entry.payload)
+            topic.size += entry.size
+            self._size += entry.size
             if given is not None:
                 topic.ids[given] = sequence
             self._trim(topic, now)
@@ -223,10 +233,9 @@ class MemoryHistory:
         ):
             entry = entries.popleft()
             topic.pruned = entry.sequence
-            topic.size -= len(entry.payload)
-            self._size -= len(entry.payload)
-            if entry.event.id is not None:
-                topic.ids.pop(entry.event.id, None)
+            topic.size -= entry.size
+            self._size -= entry.size
+            topic.ids.pop(entry.id, None)
 
     def _forget_topics(self) -> None:
         limits = self._limits

@@ -67,5 +67,5 @@ def announced(app: App, announce: Announce) -> Decision:
         entry = app.announce(publication)
     except BadRequest as error:
         return app.refuse(error, fields)
-    body = {"id": entry.event.id, "topics": list(publication.topics)}
+    body = {"id": entry.id, "topics": list(publication.topics)}
     return Reply(Response.json(body, fields=fields))

@@ -254,5 +254,5 @@ def newest(entries: list[Entry]) -> list[Entry]:
     """The newest entry of each event name, in order."""
     found: dict[str | None, Entry] = {}
     for entry in reversed(entries):
-        found.setdefault(entry.event.event, entry)
+        found.setdefault(entry.name, entry)
     return list(reversed(found.values()))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from h2sse.config import Limits
 from h2sse.errors import BadRequest
-from h2sse.history import History, Known, Lost, MemoryHistory
+from h2sse.history import ENTRY_BYTES, History, Known, Lost, MemoryHistory
 from h2sse.sse import Event
 
 ALL = 2**31
@@ -19,7 +21,7 @@ def event(*, size: int = 0, id: str | None = None) -> Event:  # noqa: A002
 
 def published(history: History, *topics: str, now: float = 0, id: str | None = None) -> str:  # noqa: A002
     """The id of a new event."""
-    assigned = history.append(topics, event(id=id), now).event.id
+    assigned = history.append(topics, event(id=id), now).id
     assert assigned is not None
     return assigned
 
@@ -38,8 +40,8 @@ def test_one_sequence_spans_all_topics() -> None:
     assert history.last_sequence == 0
     entries = [history.append(topics, event(), 0) for topics in (["a"], ["b"], ["a", "b"], ["c"])]
     assert [entry.sequence for entry in entries] == [1, 2, 3, 4]
-    assert [entry.event.id for entry in entries] == [history.id(n) for n in (1, 2, 3, 4)]
-    assert [entry.payload for entry in entries] == [entry.event.encode() for entry in entries]
+    assert [entry.id for entry in entries] == [history.id(n) for n in (1, 2, 3, 4)]
+    assert [entry.payload for entry in entries] == [event(id=each.id).encode() for each in entries]
     assert history.last_sequence == 4
     assert after(history, "a") == [1, 3]
     assert after(history, "b", "a") == [1, 2, 3]  # in order, and 3 once
@@ -112,11 +114,11 @@ def test_a_topic_remembers_a_number_of_events() -> None:
 
 
 def test_a_topic_remembers_a_number_of_bytes() -> None:
-    history = MemoryHistory(Limits(history_bytes=250))
+    history = MemoryHistory(Limits(history_bytes=2 * (100 + ENTRY_BYTES) + 50))
     for number in range(4):
         history.append("a", event(size=100, id=str(number)), 0)
     assert after(history, "a") == [3, 4]
-    history.append("a", event(size=251, id="4"), 0)
+    history.append("a", event(size=251 + ENTRY_BYTES, id="4"), 0)
     assert after(history, "a") == []
     assert history.place("a", "3", 0) == Lost(5, "unknown")
     assert history.place("a", history.id(4), 0) == Lost(5, "pruned")
@@ -165,7 +167,7 @@ def test_too_many_topics_forget_the_one_published_to_longest_ago() -> None:
 
 
 def test_all_topics_together_remember_a_number_of_bytes() -> None:
-    history = MemoryHistory(Limits(history_total_bytes=1_000))
+    history = MemoryHistory(Limits(history_total_bytes=10 * (100 + ENTRY_BYTES)))
     for number in range(15):
         history.append([f"topic {number}"], event(size=100, id="1"), 0)
     kept = [number for number in range(15) if after(history, f"topic {number}")]
@@ -174,6 +176,20 @@ def test_all_topics_together_remember_a_number_of_bytes() -> None:
     history.append(["large"], event(size=5_000, id="1"), 0)
     assert after(history, "large") == [16]
     assert after(history, "topic 14") == []
+
+
+@pytest.mark.parametrize("size", [0, 100, 10_000, 1_000_000])
+def test_what_is_remembered_takes_the_memory_that_is_counted(size: int) -> None:
+    bound = 8_000_000
+    history = MemoryHistory(Limits(history_events=10**6, history_bytes=bound))
+    tracemalloc.start()
+    try:
+        for number in range(2 * bound // (size + ENTRY_BYTES)):
+            history.append(["a"], Event(data="x" * size, id=f"{number} of mine"), 0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bound * 0.7 < taken < bound * 1.1
 
 
 # -- ids that publishers give

@@ -183,7 +183,7 @@ class Delivery(RuleBasedStateMachine):
         data = f"{sequence} {'x' * LARGE if large else ''}"
         event = Event(data=data, id=event_id if own else None)
         entry = self.hub.publish(sorted(topics), event, self.now)
-        assert (entry.sequence, entry.event.id) == (sequence, event_id)
+        assert (entry.sequence, entry.id) == (sequence, event_id)
         self.delivered += live
 
     @rule(seconds=st.sampled_from([1, 30, 100]))
@@ -621,7 +621,7 @@ def test_a_sink_that_fails_is_ended_alone(where: str, caplog: pytest.LogCaptureF
     sink.broken = True
     for number, topics in enumerate(("a", "b", "ab")):
         entry = hub.publish(tuple(topics), Event(data=str(number)), 0)
-        assert entry.event.id == hub.history.id(entry.sequence)
+        assert entry.id == hub.history.id(entry.sequence)
     assert (before.data, behind.data) == (["0", "2"], ["0", "1", "2"])
     (record,) = caplog.records
     assert record.getMessage() == "connection 7 of 192.0.2.1 failed"

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from h2sse import flow
 from h2sse.config import Limits
 from h2sse.flow import TAKE_BYTES
-from h2sse.frames import FRAME_BYTES
+from h2sse.frames import FRAME_BYTES, HEAD_BYTES
 from h2sse.http2 import Http2
 from h2sse.lane import Lane
 from h2sse.wire import Drained, Gone, Overflowed, Request, Response
@@ -325,6 +325,22 @@ def test_one_payload_goes_to_every_stream_once() -> None:
     lane.offer(b"data: hello\n\n")
     link.sync()
     assert Counter(link.frames) == Counter({(stream, 13): 1 for stream in streams})
+
+
+def test_what_is_taken_at_once_fills_whole_records() -> None:
+    """Eight of 16 KiB, and not a few bytes of a ninth for the one stream that still fitted."""
+    link = Link(Limits())
+    lane, _ = streams_in_lane(link, 100)
+    link.client.increment_flow_control_window(2**30)
+    link.say()
+    lane.offer(b"y")  # all step in
+    link.sync()
+    for _ in range(6):
+        lane.offer(b"x" * 701)
+    *full, _ = iter(link.wire.take_output, b"")
+    assert full
+    for data in full:
+        assert TAKE_BYTES - 701 - HEAD_BYTES < len(data) <= TAKE_BYTES
 
 
 def test_a_closed_window_holds_back_its_own_stream_only() -> None:

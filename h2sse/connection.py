@@ -28,7 +28,7 @@ from .full_socket import FullSocket
 from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
-from .long_write import RECORD_BYTES, send_long
+from .long_write import send
 from .streams import Streams
 from .unison import FLUSH_BYTES, Part
 from .wire import Drained, Gone, Overflowed, Request
@@ -567,10 +567,7 @@ class Connection:
                 self._act(events)
                 continue
             try:
-                if len(pending) > RECORD_BYTES:
-                    send_long(sock, pending)
-                else:
-                    sock.send(pending)
+                send(sock, pending)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
                 self._pending = pending
                 return False

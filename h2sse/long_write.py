@@ -1,4 +1,4 @@
-"""A long write, in few packets.
+"""A write, however long, in few packets.
 
 OpenSSL gives the kernel one TLS record of 16 KiB at a time.  Without Nagle's algorithm, which would
 hold events back, each leaves at once: its last packet is short, and the client is woken for it.  So
@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-__all__ = ["RECORD_BYTES", "send_long"]
+__all__ = ["RECORD_BYTES", "send"]
 
 # What a TLS record holds (RFC 8446 5.1).
 RECORD_BYTES: Final = 16 * 1024
@@ -19,9 +19,9 @@ RECORD_BYTES: Final = 16 * 1024
 _CORK: Final[int | None] = getattr(socket, "TCP_CORK", None)
 
 
-def send_long(sock: socket.socket, data: bytes) -> None:
-    """`sock.send`, of more than a record; raises what that raises."""
-    if _CORK is None:
+def send(sock: socket.socket, data: bytes) -> None:
+    """`sock.send`; raises what that raises."""
+    if _CORK is None or len(data) <= RECORD_BYTES:
         sock.send(data)
         return
     sock.setsockopt(socket.IPPROTO_TCP, _CORK, 1)

@@ -27,7 +27,7 @@ from .flow import TAKE_BYTES
 from .frames import FRAME_BYTES
 from .http1 import PIECE_BYTES, Http1, chunk
 from .lane import Lane, framed
-from .long_write import RECORD_BYTES, send_long
+from .long_write import send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -262,10 +262,7 @@ class Unison:
             data = member.data
             if data:
                 try:
-                    if len(data) > RECORD_BYTES:
-                        send_long(member.sock, data)
-                    else:
-                        member.sock.send(data)
+                    send(member.sock, data)
                 except Exception as error:  # noqa: BLE001 - it stays that connection's
                     self._not_written(member, error)
                 else:

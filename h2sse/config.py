@@ -71,8 +71,10 @@ class Limits:
     # An encoded header section.  Up to 64 KiB decoded are answered with 431; no encoder makes more
     # of less, but a flood of empty pieces and table-size updates would.
     header_block_bytes: int = 64 * 1024
-    # A request body.  An event is at most this large.
     body_bytes: int = 1024 * 1024
+    # A published event on its streams.  Each line of its data has its own `data: ` there, so that a
+    # body of line breaks would grow sevenfold.
+    event_bytes: int = 2 * 1024 * 1024
     # All unfinished bodies of a connection together.
     connection_body_bytes: int = 4 * 1024 * 1024
     # Topics in one request; a page that needs more wants one topic for all of them.

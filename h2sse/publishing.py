@@ -66,7 +66,18 @@ def read_publication(request: Request, limits: Limits) -> Publication:
         check_id(event_id)
     data = _text(values, "data")
     assert data is not None
+    if _bytes_as_event(data) > limits.event_bytes:
+        raise BadRequest(
+            "data", f"is over {limits.event_bytes} bytes as an event, 6 more a line", status=413
+        )
     return Publication(topics, Event(data=data, event=event, id=event_id, retry=_retry(values)))
+
+
+def _bytes_as_event(data: str) -> int:
+    """How long `Event(data=data).encode()` is, without making it."""
+    both = data.count("\r\n")
+    lines = data.count("\n") + data.count("\r") - both + 1
+    return len(data.encode()) - both + len("data: ") * lines + len("\n\n")
 
 
 def check_topics(topics: Sequence[str], limits: Limits) -> tuple[str, ...]:

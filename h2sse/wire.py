@@ -21,8 +21,8 @@ from dataclasses import field as _field
 from functools import cached_property, lru_cache
 from http import HTTPStatus
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, final
-from urllib.parse import parse_qsl
 
+from .bodies import read_form, read_json
 from .errors import BadRequest
 
 __all__ = [
@@ -52,9 +52,6 @@ ProtocolName: TypeAlias = Literal["h2", "http/1.1"]
 
 # Why a stream is ended by itself, when it falls behind.
 BEHIND = "tab at its backlog bound"
-
-# More query parameters or form fields than any of ours needs, few enough to be cheap.
-MAX_FORM_FIELDS = 100
 
 
 @final
@@ -97,7 +94,8 @@ class Request:
     @cached_property
     def query_pairs(self) -> Sequence[tuple[str, str]]:
         """The query's parameters in order.  Raises BadRequest if they are not UTF-8."""
-        return _query(self.query) if len(self.query) <= _MEMO_BYTES else _pairs(self.query, "query")
+        query = self.query
+        return _query(query) if len(query) <= _MEMO_BYTES else read_form(query.encode(), "query")
 
     def parameters(self, name: str) -> list[str]:
         """Every value of one query parameter, in order."""
@@ -112,22 +110,13 @@ class Request:
 
     def json(self) -> Any:
         """The body as JSON.  Raises BadRequest (400) if it is not, or is not UTF-8."""
-        try:
-            return json.loads(
-                self.body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant
-            )
-        except (ValueError, RecursionError) as error:
-            raise BadRequest("body", f"is not valid JSON in UTF-8: {error}", status=400) from None
+        return read_json(self.body)
 
     def form(self) -> list[tuple[str, str]]:
         """The body as application/x-www-form-urlencoded.  Raises BadRequest (400)."""
-        try:
-            text = self.body.decode("ascii")
-        except UnicodeDecodeError:
-            raise BadRequest(
-                "body", "a form holds ASCII only: percent-encode the rest", status=400
-            ) from None
-        return _pairs(text, "body")
+        if not self.body.isascii():
+            raise BadRequest("body", "a form holds ASCII only: percent-encode the rest", status=400)
+        return read_form(self.body, "body")
 
 
 # A browser's tabs ask for the same few things: what they ask for is parsed once.
@@ -136,28 +125,7 @@ _MEMO_BYTES = 256
 
 @lru_cache(maxsize=256)
 def _query(text: str) -> Sequence[tuple[str, str]]:
-    return tuple(_pairs(text, "query"))
-
-
-def _pairs(text: str, where: str) -> list[tuple[str, str]]:
-    try:
-        return parse_qsl(
-            text, keep_blank_values=True, errors="strict", max_num_fields=MAX_FORM_FIELDS
-        )
-    except UnicodeDecodeError:
-        raise BadRequest(where, "percent-encoded bytes must be UTF-8", status=400) from None
-    except ValueError:
-        raise BadRequest(where, f"at most {MAX_FORM_FIELDS} fields are read", status=400) from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        # Which of two values was meant?  Better to ask than to guess.
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
-    return found
+    return tuple(read_form(text.encode(), "query"))
 
 
 _FIELD_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
@@ -172,10 +140,6 @@ def check_fields(fields: Fields) -> None:
                 "a field has a lower-case name, and a value without control bytes or blanks at"
                 f" its ends: {name!r}: {value!r}"
             )
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is Python's, not JSON's")
 
 
 @final

@@ -15,7 +15,7 @@ ROOT = Path(h2sse.__file__).parent
 
 # Imports go upwards in this table, or stay in their row.
 LAYERS: dict[str, set[str]] = {
-    "vocabulary": {"errors", "config", "sse", "wire", "client.limits", "client.exchange"},
+    "vocabulary": {"errors", "config", "sse", "bodies", "wire", "client.limits", "client.exchange"},
     "core": {
         *("client.source", "client.http1", "client.http2"),
         *(

@@ -175,6 +175,16 @@ def test_bad_fields(name: str, value: object, status: int, detail: str) -> None:
         assert (same.field, same.status, same.detail) == (name, status, why.detail)
 
 
+@given(st.text("ab\r\né😀"))
+def test_data_is_as_large_as_its_event(data: str) -> None:
+    request = as_json({"topic": "a", "data": data})
+    size = len(Event(data=data).encode())
+    assert read_publication(request, Limits(event_bytes=size)).event.data == data
+    with pytest.raises(BadRequest, match=f"over {size - 1} bytes") as caught:
+        read_publication(request, Limits(event_bytes=size - 1))
+    assert (caught.value.field, caught.value.status) == ("data", 413)
+
+
 @pytest.mark.parametrize("name", ["topic", "data"])
 def test_what_must_be_there(name: str) -> None:
     rest = {key: value for key, value in GOOD.items() if key != name}

@@ -221,6 +221,25 @@ def _many_requests(asker: Asker) -> Iterator[bytes]:
         yield b"".join(asker.request("/healthz")[1] for _ in range(60))
 
 
+# Bodies that a server may take far longer to read than they took to come, or take far more memory.
+_DEAR = (
+    (b"application/x-www-form-urlencoded", b"topic=a&data=", b"%"),
+    (b"application/x-www-form-urlencoded", b"topic=b&data=", b"%41a"),
+    (b"application/x-www-form-urlencoded", b"topic=b&data=", b"%0A"),
+    (b"application/json", b'{"data": [', b"[],"),
+    (b"application/json", b"{", b'"":0,'),
+    (b"application/json", b'{"topic": "b", "data": "', b"\\n"),
+)
+_DEAR_BYTES = 1_000_000
+
+
+def _dear_bodies(_: Asker) -> Iterator[bytes]:
+    for content_type, first, piece in _DEAR:
+        body = first + piece * ((_DEAR_BYTES - len(first)) // len(piece))
+        yield b"POST /publish HTTP/1.1\r\nHost: a\r\n"
+        yield b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, len(body)) + body
+
+
 _GET = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 _HOLDING = b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: "
 _POST = b"POST /publish HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -310,6 +329,9 @@ ATTACKS: dict[str, Attack] = {
     "http/1.1: a large body": _http1(_once(_POST + b"Content-Length: 9999999\r\n\r\n")),
     "http/1.1: chunks of a byte": _http1(
         _over_and_over(_POST + _CHUNKED + b"\r\n", then=b"1\r\nx\r\n" * 500)
+    ),
+    "http/1.1: dear bodies": Attack(
+        make=_dear_bodies, over="http/1.1", hello=b"", leaves=True, pause_seconds=0.1
     ),
     "http/1.1: early requests": _http1(_over_and_over(then=_GET * 100)),
     "http/1.1: a slow head": _http1(_over_and_over(_HOLDING, then=b"y"), pause_seconds=_SLOWLY),

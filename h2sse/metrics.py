@@ -1,10 +1,13 @@
-"""Statistics to Prometheus text, made anew at each scrape: nothing is counted twice."""
+"""Statistics to Prometheus text, made anew for a scrape: nothing is counted twice.
+
+That takes some ms, and all tabs wait: whoever scrapes without end has the same text for a while.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -19,7 +22,10 @@ if TYPE_CHECKING:
 
     from .app import App
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "Scrapes", "render"]
+
+# A text is given out for so many times what it took to make: a twentieth of the time goes there.
+_REST: Final = 20
 
 
 @final
@@ -122,6 +128,24 @@ def _durations(name: str, text: str, counts: Histogram) -> Metric:
     family = HistogramMetricFamily(name, text)
     family.add_metric([], counts.cumulative(), counts.total)
     return family
+
+
+@final
+class Scrapes:
+    """What those who scrape an app are given."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._text = b""
+        self._until = app.clock()
+
+    def text(self) -> bytes:
+        began = self._app.clock()
+        if began >= self._until:
+            self._text = render(self._app)
+            took = self._app.clock() - began
+            self._until = began + _REST * took
+        return self._text
 
 
 def render(app: App) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .wire import Request, Response
 
 if TYPE_CHECKING:
     from .app import App
+    from .metrics import Scrapes
 
 __all__ = ["builtin_routes"]
 
@@ -55,12 +57,18 @@ def builtin_routes(app: App) -> Iterator[tuple[str, str, Callable[[Request], Any
     def healthz(_: Request) -> Response:
         return Response.json({"status": "ok"}, fields=((b"cache-control", b"no-store"),))
 
+    @cache
+    def scrapes() -> Scrapes:
+        from .metrics import Scrapes
+
+        return Scrapes(app)
+
     def metrics(_: Request) -> Response:
-        from .metrics import CONTENT_TYPE, render
+        from .metrics import CONTENT_TYPE
 
         return Response(
             fields=((b"content-type", CONTENT_TYPE.encode()), (b"cache-control", b"no-store")),
-            body=render(app),
+            body=scrapes().text(),
         )
 
     yield "GET", "/events", app.subscribe, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import fields
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from support import ACK, PING, frame, serving
 from h2sse.app import App, Call, ServerStatistics
 from h2sse.config import Limits
 from h2sse.metering import Histogram
-from h2sse.metrics import CONTENT_TYPE, render
+from h2sse.metrics import CONTENT_TYPE, Scrapes, render
 from h2sse.sse import Event
 from h2sse.wire import Request, Response
 
@@ -202,3 +203,18 @@ def test_the_route_says_what_it_serves() -> None:
     assert dict(response.fields)[b"content-type"].decode() == CONTENT_TYPE
     assert CONTENT_TYPE.startswith("text/plain; version=")
     assert response.body == render(app)
+
+
+def test_scrapes_without_end_take_a_twentieth_of_the_time() -> None:
+    """Each reading of this clock takes a second, so that it takes one to make the text."""
+    app = App()
+    now = itertools.count()
+    app.clock = lambda: next(now)
+    scrapes = Scrapes(app)
+    texts = []
+    for _ in range(50):
+        app.hub.publish(["a"], Event(data="x"), 0)
+        texts.append(scrapes.text())
+    assert b"h2sse_events_published_total 1.0" in texts[0]
+    assert len(set(texts)) == 3
+    assert texts == sorted(texts, key=texts.index)

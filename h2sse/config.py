@@ -118,8 +118,9 @@ class Limits:
     # Unsent events of a tab: at 200 bytes an event, more than a minute of 20 events/s.  Past this
     # the tab is ended, and its EventSource reconnects and resumes: slow readers cost themselves.
     tab_backlog_bytes: int = 256 * 1024
-    # The same for all tabs of a connection together, counted as if none were shared.
-    connection_backlog_bytes: int = 16 * 1024 * 1024
+    # The same for all tabs of a connection together, counted as if none were shared: an event of
+    # 160 bytes for 50,000 that stand still.
+    connection_backlog_bytes: int = 8 * 1024 * 1024
     # The same for all connections of an app together; past this the largest backlogs end first.  A
     # thousand tabs at their bound; a tenth of that in truth where they wait for the same events.
     total_backlog_bytes: int = 256 * 1024 * 1024

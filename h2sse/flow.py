@@ -124,13 +124,10 @@ class Outflow:
         flow = self.flow
         size = len(payload)
         if (
-            self.queued
-            and (
-                self.queued + size > self.bound
-                or flow.queued + size > flow.limits.connection_backlog_bytes
-            )
-            and (self.lane is None or not self.lane.make_room(self, self.offset > 0, size, 1))
-        ):
+            # Whoever waits for nothing takes an event of any size; of a connection, so does one.
+            (self.queued and self.queued + size > self.bound)
+            or (flow.queued and flow.queued + size > flow.limits.connection_backlog_bytes)
+        ) and (self.lane is None or not self.lane.make_room(self, self.offset > 0, size, 1)):
             flow.overflow(self)
         else:
             self.push(payload)

@@ -109,13 +109,9 @@ class Lane:
         if not self.ids:
             return
         if (
-            self.queued
-            and (
-                self.queued + size > self.bound
-                or flow.queued + size > flow.limits.connection_backlog_bytes
-            )
-            and not self.make_room(self, self.place > 0, size, len(self.ids))
-        ):
+            (self.queued and self.queued + size > self.bound)
+            or (flow.queued and flow.queued + size > flow.limits.connection_backlog_bytes)
+        ) and not self.make_room(self, self.place > 0, size, len(self.ids)):
             # The connection does not drain: all its tabs of this lane are behind alike.
             self.shed()
             return

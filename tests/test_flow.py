@@ -532,6 +532,22 @@ def test_as_many_at_a_standstill_end_as_make_room() -> None:
     assert link.wire._flow.queued <= 100_000
 
 
+@pytest.mark.parametrize("window", [100, 2**20], ids=["apart", "in step"])
+def test_who_waits_for_nothing_has_room_while_the_connection_has(window: int) -> None:
+    """A large event each, for many who listen to different topics, is many large events."""
+    limits = Limits(tab_backlog_bytes=1_000, connection_backlog_bytes=100_000)
+    link = Link(limits, window=window)
+    lanes = [streams_in_lane(link, 1)[0] for _ in range(10)]
+    # It is the connection's window that those wait for who have one of their own.
+    link.wire._machine.outbound_flow_control_window = 0
+    for lane in lanes:
+        lane.offer(b"x" * 30_000)
+        link.events += link.wire.take_events()
+    ended = [event.stream for event in link.events if isinstance(event, Overflowed)]
+    assert len(ended) == 7
+    assert 90_000 <= link.wire._flow.queued <= 100_000
+
+
 def test_memory_of_a_whole_backlog_is_bounded() -> None:
     limits = Limits(tab_backlog_bytes=50_000)
     link = Link(limits, window=2**24)

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import count, repeat
+from itertools import count, islice, repeat
 from pathlib import Path
 from typing import Literal, final
 
@@ -59,6 +59,7 @@ from .floods import (
     settings,
     window_update,
 )
+from .key_updates import key_updates, telling
 
 __all__ = [
     "AGAIN_SECONDS",
@@ -97,6 +98,8 @@ class Attack:
     reads: bool = True
     leaves: bool = False
     deaf: bool = False
+    # What it sends past TLS, made of the secret of its keys.
+    beneath: Callable[[bytes], Iterator[bytes]] | None = None
     pause_seconds: float = 0.0  # between two pieces
     again_seconds: float = AGAIN_SECONDS
 
@@ -168,6 +171,12 @@ def _lossy_tabs(asker: Asker) -> Iterator[bytes]:
     body = f"topic={LOSSY}&data=".encode().ljust(8_192, b"x")
     for _ in range(8):
         yield asker.request("/publish", form, method="POST", body=body)[1]
+
+
+def _key_updates(secret: bytes) -> Iterator[bytes]:
+    records = key_updates(secret)
+    while True:
+        yield b"".join(islice(records, 500))
 
 
 def _comes_and_goes(asker: Asker) -> Iterator[bytes]:
@@ -290,6 +299,7 @@ ATTACKS: dict[str, Attack] = {
         hello=b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
         pause_seconds=_SLOWLY,
     ),
+    "key updates": Attack(make=_nothing, hello=b"", beneath=_key_updates),
     "no preface": Attack(make=_nothing, hello=b""),
     "no SETTINGS": Attack(make=_nothing, hello=PREFACE),
     "half a frame": Attack(make=_once(frame(HEADERS, _WHOLE, 1, bytes(100))[:50])),
@@ -397,9 +407,7 @@ class _Tape:
 _tape = cache(_Tape)
 
 
-@cache
 def _context(protocol: str) -> ssl.SSLContext:
-    """One for all: to make it takes longer than to connect."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -407,13 +415,20 @@ def _context(protocol: str) -> ssl.SSLContext:
     return context
 
 
+_shared_context = cache(_context)  # to make it takes longer than to connect
+
+
 async def _attack_once(attack: Attack, host: str, port: int, counts: Counter[str]) -> None:
+    if attack.beneath is not None:
+        await _attack_beneath(attack.beneath, attack.over, host, port, counts)
+        return
     transport = await trio.open_tcp_stream(host, port)
     counts["connections"] += 1
     stream: trio.abc.Stream = transport
     try:
         if attack.over != "tcp":
-            stream = trio.SSLStream(transport, _context(attack.over), https_compatible=True)
+            context = _shared_context(attack.over)
+            stream = trio.SSLStream(transport, context, https_compatible=True)
             await stream.do_handshake()
         async with trio.open_nursery() as nursery:
             if attack.reads:
@@ -429,6 +444,25 @@ async def _attack_once(attack: Attack, host: str, port: int, counts: Counter[str
             await trio.sleep_forever()
     finally:
         await trio.aclose_forcefully(stream)
+
+
+async def _attack_beneath(
+    make: Callable[[bytes], Iterator[bytes]],
+    protocol: str,
+    host: str,
+    port: int,
+    counts: Counter[str],
+) -> None:
+    context = _context(protocol)
+    with telling(context) as secret:
+        transport = await trio.open_tcp_stream(host, port)
+        counts["connections"] += 1
+        try:
+            await trio.SSLStream(transport, context, https_compatible=True).do_handshake()
+            for piece in make(secret()):
+                await transport.send_all(piece)
+        finally:
+            await trio.aclose_forcefully(transport)
 
 
 async def _read(stream: trio.abc.Stream, cancel_scope: trio.CancelScope) -> None:

@@ -62,6 +62,9 @@ class Limits:
 
     # -- what a peer may ask for
 
+    # TLS records that carry no data (key updates, RFC 8446 4.6.3), at a stretch.  Nobody has a use
+    # for 2,400 of them; Go bears 16 records.  One with data may take a quarter of this.
+    tls_idle_bytes: int = 64 * 1024
     # Decoded names and values and 32 bytes a field (RFC 9113 6.5.2); hyper's bound.
     header_list_bytes: int = 16 * 1024
     # Browsers send some 20; cookie crumbs (RFC 9113 8.2.3) count each.

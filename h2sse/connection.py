@@ -1,11 +1,9 @@
 """One connection: a socket, its Wire, and the bytes between them; how it stays and how it goes.
 
-A task of its own reads; writing needs none.  `flush` gives bytes straight to a non-blocking
-`ssl.SSLSocket` (in a prototype a quarter of what a writer task over trio's SSLStream cost), and
-only a full socket spawns a task, which lives until the socket has drained.
-
-CPython does not enable partial TLS writes: after a full socket OpenSSL must be given the same bytes
-again.  So `_pending` is kept as it is until it is accepted, and nothing more is framed meanwhile.
+A task of its own reads; writing needs none.  `flush` gives bytes straight to a non-blocking socket,
+through TLS (in a prototype a quarter of what a writer task over trio's SSLStream cost), and only a
+full socket spawns a task, which lives until the socket has drained.  Nothing more is framed
+meanwhile.
 
 It is *alone*, with a queue of its own in its wire, or *in unison* with others whose tabs listen to
 the same (unison.py).
@@ -28,8 +26,8 @@ from .full_socket import FullSocket
 from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
-from .long_write import send
 from .streams import Streams
+from .tls_socket import TlsSocket
 from .unison import FLUSH_BYTES, Part
 from .wire import Drained, Gone, Overflowed, Request
 
@@ -94,6 +92,7 @@ class Connection:
         "_sock",
         "_stay",
         "_streams",
+        "_tls",
         "_trace",
         "_wire",
         "groups",
@@ -107,9 +106,10 @@ class Connection:
         self.groups: dict[frozenset[str], Group] = {}
         self._server = server
         self._sock = sock
+        self._tls: TlsSocket | None = None
         self._wire: Wire | None = None
         self._streams = Streams(server)
-        self._pending = b""
+        self._pending = b""  # framed, and not given to TLS yet
         self._trace: Tap | None = None  # unless someone listens
         self._noted = 0  # what the ledger knows to be waiting here
         self._offered = False
@@ -147,15 +147,8 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection to its end.  Its faults stay here."""
         try:
-            if self._aborted:
-                return  # `drain` came before us
-            if await self._handshake():
-                await self._read()
-                await self._linger()
-        except trio.ClosedResourceError:
-            pass  # `abort` ended us
-        except (OSError, ssl.SSLError) as error:
-            logger.debug("connection %d: %s", self.number, error)
+            if not self._aborted:  # `drain` may come before us
+                await self._live()
         except Exception:
             logger.exception("connection %d of %s failed", self.number, self.peer)
         finally:
@@ -165,6 +158,20 @@ class Connection:
                 self._trace.end()
             if self._wire is not None and self._wire.statistics.by_reason:
                 self._server.tell(self, self._wire.statistics.by_reason)
+
+    async def _live(self) -> None:
+        try:
+            if await self._handshake():
+                await self._read()
+                await self._linger()
+        except trio.ClosedResourceError:
+            pass  # `abort` ended us
+        except (OSError, ssl.SSLError) as error:
+            logger.debug("connection %d: %s", self.number, error)
+        self._streams.leave_all()
+        if self._wire is not None:
+            # With streams open it would hold itself, until the collector found it.
+            self._wire.receive(b"", self._server.now())
 
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
@@ -182,23 +189,20 @@ class Connection:
         limits, certificates = server.limits, server.certificates
         if not await admitted(self._sock, certificates.protocols, limits.linger_seconds):
             return False
-        # From here on it is this one that `abort` closes.
-        self._sock = secure = certificates.context.wrap_socket(
-            self._sock, server_side=True, do_handshake_on_connect=False
-        )
+        self._tls = tls = TlsSocket(self._sock, certificates.context)
         # Until its turn has come it waits for us: when five thousand come at once, for ten seconds.
         left, self._deadline = self._deadline - server.now(), math.inf
-        await shake_hands(secure, server.handshakes, lambda: self._give(left))
+        await shake_hands(self._sock, tls, server.handshakes, lambda: self._give(left))
         now, number, peer = server.now(), self.number, self.peer
         wire: Http1 | Http2
-        if secure.selected_alpn_protocol() == "h2":
+        if tls.selected_alpn_protocol() == "h2":
             trips = server.round_trips
             wire = Http2(limits, connection=number, peer=peer, now=now, round_trips=trips)
         else:
             wire = Http1(limits, connection=number, peer=peer, now=now)
             if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux has it
                 patience_ms = int(limits.unacknowledged_seconds * 1000)
-                secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
+                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience_ms)
         self._wire = wire
         differs = random.uniform(1 - _AGE_SPREAD, 1 + _AGE_SPREAD)  # noqa: S311 - not a secret
         self._deadline = now + limits.connection_age_seconds * differs
@@ -212,22 +216,25 @@ class Connection:
         self._deadline = self._server.now() + seconds
 
     async def _read(self) -> None:
-        sock, wire, server = self._sock, self._wire, self._server
+        tls, wire, server = self._tls, self._wire, self._server
+        assert tls is not None
         assert wire is not None
-        assert isinstance(sock, ssl.SSLSocket)
+        limits = server.limits
         while not wire.closed:
-            while self._full is not None and wire.unsent > server.limits.unsent_control_bytes:
+            while (
+                self._full is not None
+                and wire.unsent + len(tls.unsent) > limits.unsent_control_bytes
+            ):
                 await self._full.drained.wait()  # it asks, but does not read our answers
             try:
-                data = sock.recv(READ_BYTES)
+                data = tls.recv(READ_BYTES)
             except ssl.SSLWantReadError:
-                await self._readable(sock, wire)
-                continue
-            except ssl.SSLWantWriteError:
-                if self._full is not None:
-                    await self._full.drained.wait()  # two tasks may not wait for one socket
-                else:
-                    await trio.lowlevel.wait_writable(sock)
+                if tls.idle_bytes > limits.tls_idle_bytes:
+                    server.count("TLS records without data", self)
+                    return
+                if tls.unsent:
+                    self.flush()
+                await self._readable(wire)
                 continue
             except ssl.SSLEOFError:
                 data = b""  # without close_notify: browsers end so
@@ -243,12 +250,10 @@ class Connection:
                 self._taken(now)
                 if events:
                     await self._take_turns(wire, b"", now, events)
-            if sock.pending():
+            if tls.pending:
                 await trio.lowlevel.checkpoint()
             elif data:
-                # SSL_read takes one record at a time off the socket, so with nothing pending there
-                # is nothing in the TLS layer, and asking it again would only cost an exception.
-                await self._readable(sock, wire)
+                await self._readable(wire)
 
     async def _take_turns(
         self, wire: Wire, data: bytes, came: float, events: Sequence[WireEvent] = ()
@@ -284,19 +289,18 @@ class Connection:
         self._heavy = slow and self._slow
         self._slow = slow
 
-    async def _readable(self, sock: ssl.SSLSocket, wire: Wire) -> None:
+    async def _readable(self, wire: Wire) -> None:
         if self._aborted:
             raise trio.ClosedResourceError  # writing has found it broken
         try:
             if not wire.closed:
-                await trio.lowlevel.wait_readable(sock)
+                await trio.lowlevel.wait_readable(self._sock)
         except trio.ClosedResourceError:
             if not wire.closed:
                 raise
 
     async def _linger(self) -> None:
         """Write what is left, say the last word, and see that it arrives."""
-        sock = self._sock
         self._streams.leave_all()
         while not self._peer_left and (self._offered or self._full is not None):
             # The peer may be slow: `stall_seconds` bounds that, in `expire`.
@@ -306,8 +310,8 @@ class Connection:
             await trio.lowlevel.checkpoint()
         if self._peer_left or self._aborted:
             return
-        assert isinstance(sock, ssl.SSLSocket)
-        await part(sock, self._server.limits.linger_seconds)
+        assert self._tls is not None
+        await part(self._sock, self._tls, self._server.limits.linger_seconds)
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
@@ -321,7 +325,7 @@ class Connection:
                 self._server.count("no TLS handshake within handshake_seconds", self)
                 self.abort()
         elif self._full is not None:
-            if self._full.stands_still(now, wire.waits + len(self._pending)):
+            if self._full.stands_still(now, self._waits(wire)):
                 self._server.count("socket full for stall_seconds", self)
                 self.abort()
         elif not wire.closed:
@@ -471,8 +475,8 @@ class Connection:
             return
         part = self._server.app.hub.unite(group, unison).lane
         assert isinstance(part, Part)
-        assert isinstance(self._sock, ssl.SSLSocket)
-        self._member = part.add(self, group, self._sock)
+        assert self._tls is not None
+        self._member = part.add(self, group, self._tls)
 
     def go_alone(self) -> None:
         """Have a queue of its own again, with what it has not been written in unison."""
@@ -520,13 +524,19 @@ class Connection:
                 self._join()
             return
         self.go_alone()
-        waits = wire.waits + len(self._pending)
-        if self._pending and self._full is None and not self._aborted:
+        assert self._tls is not None
+        waits = self._waits(wire)
+        if self._tls.unsent and self._full is None and not self._aborted:
             self._full = FullSocket(self._sock, self._server.limits, self._server.now(), waits)
             self._server.spawn(self, self._drain_socket, wire, self._full)
         if waits != self._noted and not self._aborted:
             self._note(waits)
             self._server.app.ledger.relieve(self._server.limits.total_backlog_bytes)
+
+    def _waits(self, wire: Wire) -> int:
+        """Bytes that the socket has not taken."""
+        assert self._tls is not None
+        return wire.waits + len(self._pending) + len(self._tls.unsent)
 
     def _note(self, waits: int) -> None:
         if waits != self._noted:
@@ -554,8 +564,10 @@ class Connection:
             trio.lowlevel.notify_closing(self._sock)
 
     def _write(self, wire: Wire) -> bool:
-        """Whether nothing waits any more.  What the socket does not take is left in `_pending`."""
-        sock, budget = self._sock, FLUSH_BYTES
+        """Whether nothing waits any more.  What the socket does not take is left in TLS."""
+        budget = FLUSH_BYTES
+        if not self._send():
+            return False
         while True:
             pending = self._pending or wire.take_output()
             if not pending:
@@ -566,19 +578,13 @@ class Connection:
                     return wire.idle
                 self._act(events)
                 continue
-            try:
-                send(sock, pending)
-            except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                self._pending = pending
-                return False
-            except OSError as error:
-                logger.debug("connection %d: %s", self.number, error)
-                self.abort()
-                return False
             self._pending = b""
+            gone = self._send(pending)
             self._server.bytes_sent += len(pending)
             if self._trace is not None:
                 self._trace.sent(pending)
+            if not gone:
+                return False
             if wire.idle:
                 return True
             budget -= len(pending)
@@ -586,14 +592,28 @@ class Connection:
                 self.offered()
                 return False
 
+    def _send(self, data: bytes = b"") -> bool:
+        """Whether the socket has taken this, after all before it."""
+        tls = self._tls
+        assert tls is not None
+        try:
+            if data:
+                tls.seal(data)
+            return tls.flush()
+        except OSError as error:
+            logger.debug("connection %d: %s", self.number, error)
+            self.abort()
+            return False
+
     async def _drain_socket(self, wire: Wire, full: FullSocket) -> None:
         """Wait for the socket to drain, and write on."""
+        assert self._tls is not None
         try:
             while not self._aborted:
                 await trio.lowlevel.wait_writable(self._sock)
-                full.moved(self._server.now(), wire.waits + len(self._pending))
+                full.moved(self._server.now(), self._waits(wire))
                 self._write(wire)
-                if not self._pending:
+                if not self._tls.unsent:
                     break
         except (OSError, trio.ClosedResourceError) as error:
             logger.debug("connection %d: %s", self.number, error)

@@ -1,6 +1,6 @@
 """TLS on a raw, non-blocking socket: how a connection begins, and how it is ended to be read.
 
-    admitted -> (wrap the socket) -> shake_hands -> ... -> part
+    admitted -> (TlsSocket) -> shake_hands -> ... -> part
 
 `admitted` looks at the ClientHello without taking it, because two things can be said only before
 OpenSSL has the socket: that this is no plain HTTP, in the clear, and that there is no protocol in
@@ -25,6 +25,8 @@ from . import hello
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+
+    from .tls_socket import TlsSocket
 
 __all__ = ["AT_ONCE", "Turns", "admitted", "part", "shake_hands"]
 
@@ -93,7 +95,9 @@ class Turns:
         self.go_on = trio.Semaphore(AT_ONCE)
 
 
-async def shake_hands(secure: ssl.SSLSocket, turns: Turns, begun: Callable[[], object]) -> None:
+async def shake_hands(
+    sock: socket.socket, tls: TlsSocket, turns: Turns, begun: Callable[[], object]
+) -> None:
     """Do the handshake, a step a turn; `begun` is called at the first, which may be long in coming.
 
     Raises OSError (`ssl.SSLError` too) if it fails.
@@ -101,27 +105,26 @@ async def shake_hands(secure: ssl.SSLSocket, turns: Turns, begun: Callable[[], o
     turn = turns.begin
     while True:
         async with turn:
-            if secure.fileno() < 0:
+            if sock.fileno() < 0:
                 raise trio.ClosedResourceError
             if turn is turns.begin:
                 begun()
             try:
-                secure.do_handshake()
+                tls.do_handshake()
                 return
             except ssl.SSLWantReadError:
                 wait = trio.lowlevel.wait_readable
             except ssl.SSLWantWriteError:
                 wait = trio.lowlevel.wait_writable
         turn = turns.go_on
-        await wait(secure)
+        await wait(sock)
 
 
-async def part(secure: ssl.SSLSocket, linger_seconds: float) -> None:
+async def part(sock: socket.socket, tls: TlsSocket, linger_seconds: float) -> None:
     """Say that this was all, and give the peer the time to read it."""
-    with contextlib.suppress(ssl.SSLError):
-        secure.unwrap()  # sends close_notify; the peer's is not waited for
-    secure.shutdown(socket.SHUT_WR)
-    await _discard(secure, linger_seconds)
+    tls.say_goodbye()
+    sock.shutdown(socket.SHUT_WR)
+    await _discard(sock, linger_seconds)
 
 
 async def _discard(sock: socket.socket, linger_seconds: float) -> None:

@@ -17,7 +17,6 @@ piece waits, and that only until the next turn of `Server.flush`.
 from __future__ import annotations
 
 import logging
-import ssl
 import sys
 from typing import TYPE_CHECKING, Final, final
 
@@ -27,7 +26,6 @@ from .flow import TAKE_BYTES
 from .frames import FRAME_BYTES
 from .http1 import PIECE_BYTES, Http1, chunk
 from .lane import Lane, framed
-from .long_write import send
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +34,7 @@ if TYPE_CHECKING:
     from .hub import Group
     from .lane import Framed
     from .server import Server
+    from .tls_socket import TlsSocket
     from .wire import Overflow, ProtocolName
 
 __all__ = ["FLUSH_BYTES", "FLUSH_SLICE", "Batch", "Member", "Part", "Unison"]
@@ -87,16 +86,16 @@ class Batch:
 class Member:
     """A connection that is in unison, and what it takes to write to it."""
 
-    __slots__ = ("_part", "connection", "data", "group", "heard", "lane", "sock")
+    __slots__ = ("_part", "connection", "data", "group", "heard", "lane", "tls")
 
     def __init__(
-        self, part: Part, connection: Connection, group: Group, sock: ssl.SSLSocket, heard: int
+        self, part: Part, connection: Connection, group: Group, tls: TlsSocket, heard: int
     ) -> None:
         self._part = part
         self.connection = connection
         self.group = group
         self.lane = group.lane if isinstance(group.lane, Lane) else None
-        self.sock = sock
+        self.tls = tls
         self.heard = heard  # the last batch that it has been given
         self.data = b""  # of that, what is to be written
 
@@ -141,10 +140,10 @@ class Part:
         """Who is in unison now."""
         return tuple(self._members)
 
-    def add(self, connection: Connection, group: Group, sock: ssl.SSLSocket) -> Member:
+    def add(self, connection: Connection, group: Group, tls: TlsSocket) -> Member:
         """One who has been written all that was offered so far."""
         self._make_up()
-        member = Member(self, connection, group, sock, self._made)
+        member = Member(self, connection, group, tls, self._made)
         self._members[member] = None
         return member
 
@@ -257,29 +256,32 @@ class Unison:
         return len(members)
 
     def _write(self, members: Sequence[Member]) -> None:
+        """Seal before sending: that keeps each at hand in the processor's caches."""
+        sealed: list[Member] = []
         written = 0
         for member in members:
             data = member.data
             if data:
+                member.data = b""
                 try:
-                    send(member.sock, data)
+                    member.tls.seal(data)
                 except Exception as error:  # noqa: BLE001 - it stays that connection's
-                    self._not_written(member, error)
+                    self._failed(member, error)
                 else:
-                    member.data = b""
+                    sealed.append(member)
                     written += len(data)
+        for member in sealed:
+            try:
+                if not member.tls.flush():
+                    member.go_alone()
+            except Exception as error:  # noqa: BLE001 - it stays that connection's
+                self._failed(member, error)
         self._server.bytes_sent += written
 
-    def _not_written(self, member: Member, error: Exception) -> None:
+    def _failed(self, member: Member, error: Exception) -> None:
         connection = member.connection
-        match error:
-            case ssl.SSLWantWriteError() | ssl.SSLWantReadError():
-                try:
-                    member.go_alone()
-                except Exception as fault:  # noqa: BLE001 - it stays that connection's
-                    self._server.failed(connection, fault)
-            case OSError():
-                logger.debug("connection %d: %s", connection.number, error)
-                connection.abort()
-            case _:
-                self._server.failed(connection, error)
+        if isinstance(error, OSError):
+            logger.debug("connection %d: %s", connection.number, error)
+            connection.abort()
+        else:
+            self._server.failed(connection, error)

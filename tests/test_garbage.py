@@ -63,6 +63,13 @@ async def connection_is_reset(served: Served) -> None:
         await trio.aclose_forcefully(transport)
 
 
+async def connection_is_aborted(served: Served) -> None:
+    async with served.client() as client:
+        await client.listen(EVENTS)
+        for each in served.server.connections:
+            each.abort()
+
+
 async def connection_error(served: Served) -> None:
     async with served.client() as client:
         await client.listen(EVENTS)
@@ -122,6 +129,7 @@ async def handshake_fails(served: Served) -> None:
 
 WAYS: list[Way] = [
     *(tabs_leave, tabs_that_do_not_read_leave, connection_is_closed, connection_is_reset),
+    connection_is_aborted,
     *(connection_error, stream_errors, handler_fails, server_ends_it),
     *(http1_is_closed, http1_is_malformed, http1_handler_fails, handshake_fails),
 ]

@@ -57,7 +57,7 @@ LAYERS: dict[str, set[str]] = {
         "server",
         "handshake",
         "full_socket",
-        "long_write",
+        "tls_socket",
         "streams",
         "asgi",
         "asgi_exchange",

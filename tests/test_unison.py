@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeAlias, final
@@ -44,6 +43,7 @@ from h2sse.flow import TAKE_BYTES
 from h2sse.frames import FRAME_BYTES
 from h2sse.http1 import PIECE_BYTES
 from h2sse.sse import HEARTBEAT
+from h2sse.tls_socket import TlsSocket
 from h2sse.trace import Taps
 from h2sse.unison import FLUSH_BYTES, Batch, Member, Part
 
@@ -325,10 +325,10 @@ async def test_who_goes_alone_between_framing_and_writing_hears_it_once(
     large = "x" * PIECE_BYTES
     async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
 
-        def amid(_: ssl.SSLSocket, __: bytes) -> int:
+        def amid(_: TlsSocket) -> bool:
             monkeypatch.undo()
             served.app.publish("a", h2sse.Event(data=large))
-            raise ssl.SSLWantWriteError
+            return False
 
         if protocol == "h2":
             settings = {INITIAL_WINDOW_SIZE: 2**20}
@@ -340,14 +340,14 @@ async def test_who_goes_alone_between_framing_and_writing_hears_it_once(
                 await client.send(window_update(0, 2**20))
             await published(served, "first")
             assert in_unison(served) == [3]
-            monkeypatch.setattr(ssl.SSLSocket, "send", amid)
+            monkeypatch.setattr(TlsSocket, "flush", amid)
             await published(served, "second")
             for client, stream in zip(clients, streams, strict=True):
                 await client.heard(3, stream)
                 assert stream.data == ["first", "second", large]
         else:
             text_clients = await stack.enter_async_context(tabs(served, 3))
-            monkeypatch.setattr(ssl.SSLSocket, "send", amid)
+            monkeypatch.setattr(TlsSocket, "flush", amid)
             await published(served, "second")
             for each in text_clients:
                 await hears(each, "first", "second", large)
@@ -357,7 +357,7 @@ async def test_of_large_events_little_is_framed_before_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     framed: list[int] = []
-    send = ssl.SSLSocket.send
+    seal = TlsSocket.seal
     async with serving(h2sse.App()) as served, AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(served.client(settings={INITIAL_WINDOW_SIZE: 2**20}))
@@ -370,12 +370,12 @@ async def test_of_large_events_little_is_framed_before_it_is_written(
         await published(served, "first")
         assert in_unison(served) == [20]
 
-        def noting(sock: ssl.SSLSocket, data: bytes) -> int:
+        def noting(tls: TlsSocket, data: bytes) -> None:
             assert len(data) < TAKE_BYTES + FRAME_BYTES
-            framed.append(sum(len(each.data) for each in members(served)))
-            return send(sock, data)
+            framed.append(len(data) + sum(len(each.data) for each in members(served)))
+            seal(tls, data)
 
-        monkeypatch.setattr(ssl.SSLSocket, "send", noting)
+        monkeypatch.setattr(TlsSocket, "seal", noting)
         served.app.publish("a", h2sse.Event(data="x" * 60_000))
         for client in clients:
             await client.heard(2, *client.streams.values())
@@ -547,20 +547,22 @@ async def test_a_quiet_topic_has_heartbeats(jumping_clock: MockClock) -> None:
             await hears(client, "first", "second")
 
 
+@pytest.mark.parametrize("step", ["seal", "flush"])
 async def test_what_fails_for_one_is_not_felt_by_others(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    step: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(h2sse.App()) as served, tabs(served, 3) as clients:
         unlucky = min(each.number for each in served.server.connections)
-        send = ssl.SSLSocket.send
+        whole = getattr(TlsSocket, step)
 
-        def fail(sock: ssl.SSLSocket, data: bytes) -> int:
-            (member,) = (each for each in members(served) if each.sock is sock)
+        def fail(tls: TlsSocket, *data: bytes) -> object:
+            (member,) = (each for each in members(served) if each.tls is tls)
             if member.connection.number == unlucky:
                 raise RuntimeError("as it happens")
-            return send(sock, data)
+            done: object = whole(tls, *data)
+            return done
 
-        monkeypatch.setattr(ssl.SSLSocket, "send", fail)
+        monkeypatch.setattr(TlsSocket, step, fail)
         await published(served, "second")
         for client in clients[1:]:
             await hears(client, "first", "second")

@@ -312,6 +312,7 @@ REASONS = {name: reason for name, (_, reason) in FLOODS.items()} | {
     "invented names": "too many requests given up",
     "no TLS": "no TLS handshake within handshake_seconds",
     "a slow TLS hello": "no TLS handshake within handshake_seconds",
+    "key updates": "TLS records without data",
     "no preface": "no whole frame within request_seconds",
     "no SETTINGS": "no whole frame within request_seconds",
     "half a frame": "no whole frame within request_seconds",

@@ -45,10 +45,14 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 16 * 1024
 # Input is looked at in pieces of so much: 20 of the smallest requests, up to 5 ms...
 PIECE_BYTES = 512
-# ... and a connection whose input takes longer than this twice in a row (once may be the machine's
-# fault) is `_heavy`.  It has its turns one by one with all others that are, so that however many
-# there are, tabs wait for one turn of one of them.
+# ... for as long as this.  Whose input is longer, or has taken much time of late, has its turns one
+# by one with all others of whom that is true, so that however many there are, tabs and those who
+# ask for little wait for one turn of one of them.
 TURN_SECONDS = 0.004
+# Much is so much at once, and of all time such a share: a browser that loads a page a second uses
+# a quarter of it, one of a hundred clients that keep the server busy twice as much.
+_MUCH_SECONDS = 0.02
+_SHARE = 0.005
 # What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
 # From here on the next turn waits for as long, so that the others have half of the time at least.
 _LONG_TURN_SECONDS = 4 * TURN_SECONDS
@@ -81,15 +85,15 @@ class Connection:
         "_alone",
         "_deadline",
         "_full",
-        "_heavy",
         "_member",
         "_noted",
         "_offered",
         "_peer_left",
         "_pending",
         "_server",
-        "_slow",
         "_sock",
+        "_spent",
+        "_spent_at",
         "_stay",
         "_streams",
         "_tls",
@@ -114,7 +118,8 @@ class Connection:
         self._noted = 0  # what the ledger knows to be waiting here
         self._offered = False
         self._stay = _Stay.SERVING
-        self._heavy = self._slow = False
+        self._spent = 0.0  # seconds that its input has taken of late
+        self._spent_at = server.now()
         self._aborted = False
         self._peer_left = False
         self._full: FullSocket | None = None
@@ -243,7 +248,7 @@ class Connection:
             if self._trace is not None:
                 self._trace.received(data)
             now = server.now()
-            if data and (self._heavy or len(data) > PIECE_BYTES):
+            if data and (self._spent > _MUCH_SECONDS or len(data) > PIECE_BYTES):
                 await self._take_turns(wire, data, now)
             else:
                 events = self._act(wire.receive(data, now), now + TURN_SECONDS)
@@ -285,9 +290,11 @@ class Connection:
 
     def _taken(self, began: float) -> None:
         self.flush()
-        slow = self._server.now() - began > TURN_SECONDS
-        self._heavy = slow and self._slow
-        self._slow = slow
+        now = self._server.now()
+        earned = _SHARE * (began - self._spent_at)
+        # At most ten times as much: a pause of the machine is not held against it for long.
+        spent = max(0.0, self._spent - earned) + now - began
+        self._spent, self._spent_at = min(spent, 10 * _MUCH_SECONDS), now
 
     async def _readable(self, wire: Wire) -> None:
         if self._aborted:

@@ -550,6 +550,28 @@ async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
     assert answers > 2 * len(made)
 
 
+async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -> None:
+    app = h2sse.App()
+
+    @app.get("/long")
+    def long(_: h2sse.Request) -> h2sse.Response:
+        until = time.perf_counter() + 0.03
+        while time.perf_counter() < until:
+            pass
+        return h2sse.Response(status=204)
+
+    async with serving(app) as served, served.client() as one, served.client() as other:
+        await one.fetch("/long")
+        async with served.server.turns:
+            stream, data = one.request("/healthz")
+            await one.send(data)
+            before = served.server.statistics().requests
+            for _ in range(5):
+                await other.fetch("/healthz")
+            assert served.server.statistics().requests == before + 5
+        await one.answered(stream)
+
+
 # -- what holds a connection open, and does no more
 
 HELD_SECONDS = 75

@@ -16,6 +16,7 @@ import math
 import random
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
@@ -49,10 +50,10 @@ PIECE_BYTES = 512
 # by one with all others of whom that is true, so that however many there are, tabs and those who
 # ask for little wait for one turn of one of them.
 TURN_SECONDS = 0.004
-# Much is so much at once, and of all time such a share: a browser that loads a page a second uses
-# a quarter of it, one of a hundred clients that keep the server busy twice as much.
-_MUCH_SECONDS = 0.02
-_SHARE = 0.005
+# Much is so much of the processor at once, and such a share of all time: a page load may have all
+# of the one, a request of every tenth of a second takes all of the other.
+_MUCH_SECONDS = 0.005
+_SHARE = 0.002
 # What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
 # From here on the next turn waits for as long, so that the others have half of the time at least.
 _LONG_TURN_SECONDS = 4 * TURN_SECONDS
@@ -247,12 +248,12 @@ class Connection:
             server.bytes_received += len(data)
             if self._trace is not None:
                 self._trace.received(data)
-            now = server.now()
+            now, used = server.now(), time.thread_time()
             if data and (self._spent > _MUCH_SECONDS or len(data) > PIECE_BYTES):
                 await self._take_turns(wire, data, now)
             else:
                 events = self._act(wire.receive(data, now), now + TURN_SECONDS)
-                self._taken(now)
+                self._taken(used)
                 if events:
                     await self._take_turns(wire, b"", now, events)
             if tls.pending:
@@ -270,7 +271,7 @@ class Connection:
             async with server.turns:
                 if self._aborted:
                     raise trio.ClosedResourceError
-                began = server.now()
+                began, used = server.now(), time.thread_time()
                 until = began + TURN_SECONDS
                 while True:
                     if not events:
@@ -283,18 +284,17 @@ class Connection:
                         self.flush()
                     if not (events or at < len(data)) or server.now() > until:
                         break
-                self._taken(began)
+                self._taken(used)
                 took = server.now() - began
                 if took > _LONG_TURN_SECONDS:
                     await trio.sleep(took)
 
-    def _taken(self, began: float) -> None:
+    def _taken(self, used: float) -> None:
+        """Input has been taken in since the thread had used so much of the processor."""
         self.flush()
         now = self._server.now()
-        earned = _SHARE * (began - self._spent_at)
-        # At most ten times as much: a pause of the machine is not held against it for long.
-        spent = max(0.0, self._spent - earned) + now - began
-        self._spent, self._spent_at = min(spent, 10 * _MUCH_SECONDS), now
+        kept = max(0.0, self._spent - _SHARE * (now - self._spent_at))
+        self._spent, self._spent_at = kept + time.thread_time() - used, now
 
     async def _readable(self, wire: Wire) -> None:
         if self._aborted:

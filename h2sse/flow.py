@@ -48,6 +48,8 @@ class Outflow:
     are kept there.  `ends` says that the stream ends when the queue is empty.
     `bound` is how many bytes may wait: past it the stream ends, or its lane's policy acts.
     `pace` is kept from when its window closed before what waited, until it has caught up.
+    `owes` is what its peer has yet to take for the stream not to have been opened for nothing:
+    a payload, or `stall_bytes` of it.
     """
 
     __slots__ = (
@@ -58,6 +60,7 @@ class Outflow:
         "id",
         "lane",
         "offset",
+        "owes",
         "pace",
         "queue",
         "queued",
@@ -78,6 +81,7 @@ class Outflow:
         self.queued = 0
         self.bound = flow.limits.tab_backlog_bytes
         self.offset = 0
+        self.owes = flow.limits.stall_bytes
         self.pace: Pace | None = None
         self.ready = False
         self.ends = False
@@ -176,9 +180,10 @@ class Outflow:
         flow.queued -= size
         if size == left:
             queue.pop(0)
-            self.offset = 0
+            self.offset = self.owes = 0
         else:
             self.offset += size
+            self.owes -= size
         pace = self.pace
         if pace is not None:
             if queue:

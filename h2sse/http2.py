@@ -124,8 +124,8 @@ class Http2:
         self._idle_until: float | None = now + limits.idle_seconds  # None: streams are open
         # Until then there is nothing to end while it is idle and nothing comes.
         self._rests_until = 0.0
-        # Whether all streams that there were have been ended for their peer's slowness: then it is
-        # not waited for as if it had been idle.
+        # Whether a stream has been ended for being late and those left only hold: the connection
+        # ends at the next `expire`, unless by then one has gone well.
         self._overdue = False
         self._pace: Pace | None = None  # while DATA waits, for whichever window
         self._sent = 0  # DATA as of the latest `expire` at which some waited
@@ -415,7 +415,6 @@ class Http2:
 
     def _opened(self, stream: int, ended: bool, now: float) -> None:
         self._idle_until = None
-        self._overdue = False
         self._guard.request()
         self.statistics.requests += 1
         refuses = self._draining
@@ -479,6 +478,7 @@ class Http2:
         if not body:
             machine.answer(stream, section, ended=True)
             self._forget(stream)
+            self._overdue = False
             return
         machine.answer(stream, section, ended=False)
         outflow = self._flow.begin(stream)
@@ -553,18 +553,20 @@ class Http2:
             return ()
         if self._deadline is not None and now >= self._deadline:
             self._give_up("no whole frame within request_seconds")
-        elif self._idle_until is not None and now >= self._idle_until:
+        elif self._serves_nothing(now):
             self.close()
         elif self._liveness.lost(now, self._machine.unsent):
             self._machine.close_connection(ErrorCodes.NO_ERROR)
             self._end("no answer to a PING within probe_answer_seconds")
         elif self._machine.streams and self._liveness.due(now):
             self._machine.ping(PROBE)
+        self._overdue = False
         if self._requests.bodies or flow.stalled:
             self._end_slow(now)
         if flow.queued or self._pace is not None:
             self._end_still(now)
-        if self._deadline is None and not self._requests.bodies and self._pace is None:
+        waits = self._requests.bodies or self._pace is not None or self._overdue
+        if self._deadline is None and not waits:
             idle_until = self._idle_until
             self._rests_until = self._liveness.due_at if idle_until is None else idle_until
         return self.take_events()
@@ -587,26 +589,61 @@ class Http2:
                 self._give_up("connection window closed too long")
 
     def _end_slow(self, now: float) -> None:
-        """End the streams that have waited too long for the rest of a body, or for a window."""
-        flow, machine = self._flow, self._machine
+        """End the streams that have waited too long for the rest of a body, or for a window.
+
+        One's fault does not touch the others.  But when of these not one has had anything come of
+        it, the connection is held for nothing: without an end to that, a peer who opens one stream
+        more before the last is late would stay for ever.
+        """
+        flow = self._flow
         late = self._requests.late(now)
         since_over = now - self._limits.stall_seconds
         stalled = [outflow for outflow, since in flow.stalled.items() if since <= since_over]
+        if self._closed or not (late or stalled):
+            return
         if stalled:
             self._pace = None  # it was theirs; others may have begun to wait later
-        if late or stalled:
-            self._overdue = len(late) + len(stalled) == len(machine.streams)
         for stream, refused in late.items():
-            window = machine.streams[stream].outbound_flow_control_window
-            if min(window, machine.outbound_flow_control_window) < len(refused.response.body):
-                # It would be waited for again, for want of a window now.
-                refused = replace(refused, response=Response(status=refused.response.status))
-            self._came_to(stream, refused)
+            self._answer_late(stream, refused)
         for outflow in stalled:
             if outflow.whole:
                 self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
             else:
                 flow.overflow(outflow, "window closed too long")
+        self._reap()
+        self._overdue = self._only_holds()
+
+    def _answer_late(self, stream: int, refused: Refused) -> None:
+        """Answer past the flow, by what fits the windows: for one now it would be waited again."""
+        machine, response = self._machine, refused.response
+        window = machine.streams[stream].outbound_flow_control_window
+        if min(window, machine.outbound_flow_control_window) < len(response.body):
+            response = replace(response, fields=(), body=b"")
+        fields, body = to_send(response, head=False)
+        self._count(refused.reason)
+        machine.answer(stream, ((b":status", b"%d" % response.status), *fields), ended=not body)
+        if body:
+            machine.send_data(stream, body, end_stream=True)
+        self._forget(stream)
+
+    def _serves_nothing(self, now: float) -> bool:
+        idle_until = self._idle_until
+        return (idle_until is not None and now >= idle_until) or (
+            self._overdue and self._only_holds()
+        )
+
+    def _only_holds(self) -> bool:
+        """Whether all streams wait for the peer, and nothing has come of any of them."""
+        bodies, outflows = self._requests.bodies, self._flow.outflows
+        for stream in self._machine.streams:
+            body, outflow = bodies.get(stream), outflows.get(stream)
+            if outflow is not None:
+                holds = outflow.waits > 0 and outflow.owes > 0
+            else:
+                holds = body is not None and len(body.data) < self._limits.stall_bytes
+            if not holds:
+                return False
+        return True
 
     def shed(self, reason: str) -> bool:
         most = None if self._closed else self._flow.largest()
@@ -670,9 +707,13 @@ class Http2:
 
     def _reap(self) -> None:
         """Let go of the streams whose END_STREAM has been framed."""
-        finished = self._flow.finished
+        finished, outflows = self._flow.finished, self._flow.outflows
         while finished:
-            self._forget(finished.pop())
+            stream = finished.pop()
+            outflow = outflows.get(stream)
+            if outflow is not None and outflow.owes <= 0:
+                self._overdue = False
+            self._forget(stream)
 
     def _forget(self, stream: int) -> None:
         machine = self._machine
@@ -690,8 +731,7 @@ class Http2:
         if len(self._recent) > CLOSED_STREAMS:
             del self._recent[next(iter(self._recent))]
         if not machine.streams:
-            idle_seconds = 0.0 if self._overdue else self._limits.idle_seconds
-            self._idle_until = self._flow.now + idle_seconds
+            self._idle_until = self._flow.now + self._limits.idle_seconds
             self._rests_until = 0.0
 
     def _count(self, reason: str) -> None:

@@ -632,6 +632,97 @@ async def test_a_connection_that_only_holds_is_gone(what: str, jumping_clock: Mo
         assert goaway.code == code
 
 
+# Likewise, but of these one comes every so many seconds.
+HELD_ANEW: dict[str, tuple[bytes, Callable[[RawClient], bytes], float]] = {
+    "no window for a tab, each 50 s": (NO_WINDOW, _get(EVENTS), 50),
+    "no window for a tab, each 5 s": (NO_WINDOW, _get(EVENTS), 5),
+    "no window for an answer, each 50 s": (NO_WINDOW, _get("/healthz"), 50),
+    "no window for an answer, each 5 s": (NO_WINDOW, _get("/healthz"), 5),
+    "no body, each 10 s": (HELLO, _post, 10),
+    "no body, each half second": (HELLO, _post, 0.5),
+    "no body and no window, each 5 s": (
+        NO_WINDOW,
+        lambda client: _get(EVENTS)(client) + _post(client),
+        5,
+    ),
+    "no window for the connection, no body, each 10 s": (
+        WIDE_STREAMS,
+        lambda client: _get("/large")(client) + _post(client),
+        10,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HELD_ANEW)
+async def test_a_connection_that_holds_anew_is_gone(what: str, jumping_clock: MockClock) -> None:
+    """One stream more before the last is late buys no time, if nothing comes of any."""
+    hello, build, every_seconds = HELD_ANEW[what]
+    app = h2sse.App()
+    app.get("/large")(lambda _: h2sse.Response.text("x" * 100_000))
+    async with serving(app) as served, served.client(hello=hello) as client:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_pings, client)
+            nursery.start_soon(_again, client, build, every_seconds)
+            await gone(served)
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began <= HELD_SECONDS
+
+
+async def _again(
+    client: RawClient, build: Callable[[RawClient], bytes], every_seconds: float
+) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(build(client))
+            await trio.sleep(every_seconds)
+
+
+async def test_a_stream_that_is_late_is_not_replaced(jumping_clock: MockClock) -> None:
+    """Nor does the next one buy time that comes once the last has been reset."""
+    async with serving(h2sse.App()) as served, served.client(hello=NO_WINDOW) as client:
+        began = trio.current_time()
+        client.patience_seconds = HELD_SECONDS
+        stream = await client.open_stream("/healthz")
+        for _ in range(3):
+            asked = await client.read_frame(PING)
+            await client.send(frame(PING, ACK, 0, asked.payload))
+        await client.over(stream)
+        await client.open_stream("/healthz")
+        await gone(served)
+        assert trio.current_time() - began <= HELD_SECONDS
+
+
+@pytest.mark.parametrize("path", ["/healthz", EVENTS], ids=["answers", "tabs"])
+async def test_a_window_that_stays_closed_ends_its_tab_whatever_others_do(
+    path: str, jumping_clock: MockClock
+) -> None:
+    """Each by itself, and neither those that are read nor their connection."""
+    app = h2sse.App()
+    async with (
+        serving(app) as served,
+        served.client(hello=NO_WINDOW) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_answer_pings, client)
+        held, read = await client.open_stream("/events?topic=b"), []
+        for _ in range(13):
+            assert not held.over
+            stream, data = client.request(path)
+            await client.send(data, window_update(stream.id, 10_000))
+            read.append(stream)
+            app.publish("a", h2sse.Event(data="x"))
+            app.publish("b", h2sse.Event(data="x"))
+            await trio.sleep(5)
+        assert held.ended
+        assert held.reset is None
+        assert not held.body
+        assert all(stream.body and stream.reset is None for stream in read)
+        assert path != EVENTS or not any(stream.ended for stream in read)
+        assert path != EVENTS or not [each for each in client.frames if each.kind == GOAWAY]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_body_that_trickles_does_not_hold_its_connection(jumping_clock: MockClock) -> None:
     async with serving(h2sse.App()) as served, served.client() as client:
         began = trio.current_time()

@@ -259,7 +259,7 @@ class Http2:
         elif kind == frames.GOAWAY:
             self._goaway(frame, stream)
         elif kind == frames.DATA:
-            self._stray_data(stream, now)
+            self._count_stray(stream, now)
             self._feed(frame, now)
             if self.statistics.resets_sent == resets_sent:  # else it is what this frame earned
                 self._machine.forgive(stream)
@@ -322,6 +322,8 @@ class Http2:
             # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
             frame = frame[:4] + bytes((flags | frames.END_STREAM,)) + frame[5:]
             self._fault = ErrorCodes.PROTOCOL_ERROR
+        elif not self._is_idle(stream):
+            self._count_stray(stream, now)
         self._feed(frame, now)
 
     def _rst_stream(self, frame: bytes, stream: int, now: float) -> None:
@@ -338,7 +340,7 @@ class Http2:
         # Those of even ids are ours to open, and never are.
         return not stream % 2 or stream > self._machine.highest_inbound_stream_id
 
-    def _stray_data(self, stream: int, now: float) -> None:
+    def _count_stray(self, stream: int, now: float) -> None:
         # h2 resets a closed stream once more for it, and tells nobody.
         if stream not in self._machine.streams and (breach := self._guard.gave_up(now)):
             self._break(breach)

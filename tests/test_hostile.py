@@ -22,6 +22,7 @@ from support import (
     ACK,
     CONTINUATION,
     DATA,
+    END_HEADERS,
     END_STREAM,
     GOAWAY,
     HEADERS,
@@ -30,6 +31,7 @@ from support import (
     PATIENCE_SECONDS,
     PING,
     PREFACE,
+    RST_STREAM,
     SETTINGS,
     ConnectionLost,
     RawClient,
@@ -116,6 +118,32 @@ async def test_a_reset_that_answers_nothing_is_a_small_frame() -> None:
         answer = await client.fetch("/healthz")
         assert await attack(client, *[reset(answer.id)] * 110) == ENHANCE_YOUR_CALM
         assert reasons(served) == {"too many RST_STREAM frames": 1}
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [(HEADERS, END_HEADERS)],
+        [(HEADERS, END_HEADERS | END_STREAM)],
+        [(HEADERS, 0), (CONTINUATION, END_HEADERS)],
+        [(DATA, END_STREAM)],
+    ],
+    ids=["trailers without end", "trailers", "trailers in two", "the end of a body"],
+)
+@pytest.mark.parametrize("by_us", [True, False], ids=["by the server", "by the client"])
+async def test_a_stream_that_is_over_is_no_way_round_the_bounds(
+    pieces: list[tuple[int, int]], by_us: bool
+) -> None:
+    """Whatever is answered with RST_STREAM once more counts like the first (CVE-2025-8671)."""
+    async with serving(h2sse.App(), limits=LIMITS) as served, bystander(served):
+        async with served.client() as client:
+            stream, data = client.request("/publish", method="POST", body=b"")
+            await client.send(data.removesuffix(frame(DATA, END_STREAM, stream.id)))
+            over = window_update(stream.id, 0) if by_us else reset(stream.id)
+            flood = b"".join(frame(kind, flags, stream.id) for kind, flags in pieces)
+            assert await attack(client, over, *[flood] * 60) == ENHANCE_YOUR_CALM
+            assert len([each for each in client.frames if each.kind == RST_STREAM]) <= 51
+        assert reasons(served)["too many requests given up"] == 1
 
 
 # -- HTTP/2: what browsers do all day

@@ -387,19 +387,23 @@ class Server:
             await trio.sleep(TICK_SECONDS)
             for unison in self.unisons.values():
                 self._beat(unison)
-            now = turn = self.now()
-            for connection in list(self._connections):
-                try:
-                    connection.expire(now)
-                    self._beat(connection)
-                except Exception as error:  # noqa: BLE001 - it stays that connection's
-                    self.failed(connection, error)
-                now = self.now()
-                if now - turn > _SLICE_SECONDS:
-                    await trio.lowlevel.checkpoint()
-                    now = turn = self.now()
+            await self._expire()
             if second % 5 == 0:
                 self.certificates.check()
+
+    async def _expire(self) -> None:
+        # Not within `tick`, which would hold the last connection until the next one comes.
+        now = turn = self.now()
+        for connection in list(self._connections):
+            try:
+                connection.expire(now)
+                self._beat(connection)
+            except Exception as error:  # noqa: BLE001 - it stays that connection's
+                self.failed(connection, error)
+            now = self.now()
+            if now - turn > _SLICE_SECONDS:
+                await trio.lowlevel.checkpoint()
+                now = turn = self.now()
 
     def _beat(self, speaker: Speaker) -> None:
         for group in list(speaker.groups.values()):

@@ -17,12 +17,13 @@ from typing import TypeAlias
 import pytest
 import trio
 import trio.testing
-from support import Served, frame, reset, serving, window_update
+from support import INITIAL_WINDOW_SIZE, Served, frame, reset, serving, window_update
 from test_server import follow, text_client
 from trio.testing import MockClock
 
 import h2sse
 from h2sse.commands import _COLLECT_SECONDS, _collect_garbage
+from h2sse.server import TICK_SECONDS
 
 Way: TypeAlias = Callable[[Served], Awaitable[None]]
 
@@ -64,9 +65,15 @@ async def connection_is_reset(served: Served) -> None:
 
 
 async def connection_is_aborted(served: Served) -> None:
-    async with served.client() as client:
-        await client.listen(EVENTS)
-        for each in served.server.connections:
+    """As when a write fails, or waits for too long; tabs in step, apart and at a standstill."""
+    async with served.client(settings={INITIAL_WINDOW_SIZE: 50}) as client:
+        streams = [await client.listen(EVENTS) for _ in range(3)]
+        await client.send(window_update(streams[0].id, 50_000))
+        await client.settle()
+        for _ in range(3):
+            served.app.publish("a", h2sse.Event(data="x" * 100))
+            await client.settle()
+        for each in list(served.server.connections):
             each.abort()
 
 
@@ -108,6 +115,15 @@ async def http1_is_closed(served: Served) -> None:
         await client.read_until(lambda text: "data: x" in text)
 
 
+async def http1_is_aborted(served: Served) -> None:
+    async with text_client(served) as client:
+        await client.get(EVENTS)
+        await client.read_until(lambda text: "retry: " in text)
+        served.app.publish("a", h2sse.Event(data="x"))
+        for each in list(served.server.connections):
+            each.abort()
+
+
 async def http1_is_malformed(served: Served) -> None:
     async with text_client(served) as client:
         await client.transport.send_all(b"GET / HTTP/1.1\nHost : h\r\n\r\n")
@@ -129,9 +145,8 @@ async def handshake_fails(served: Served) -> None:
 
 WAYS: list[Way] = [
     *(tabs_leave, tabs_that_do_not_read_leave, connection_is_closed, connection_is_reset),
-    connection_is_aborted,
-    *(connection_error, stream_errors, handler_fails, server_ends_it),
-    *(http1_is_closed, http1_is_malformed, http1_handler_fails, handshake_fails),
+    *(connection_is_aborted, connection_error, stream_errors, handler_fails, server_ends_it),
+    *(http1_is_closed, http1_is_aborted, http1_is_malformed, http1_handler_fails, handshake_fails),
 ]
 
 
@@ -202,3 +217,17 @@ async def test_h2sse_serve_looks_at_everything_once_an_hour(autojump_clock: Mock
             nursery.cancel_scope.cancel()
     finally:
         gc.set_threshold(*thresholds)
+
+
+async def test_a_server_that_nobody_is_connected_to_holds_no_connection(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(h2sse.App()) as served:
+        async with served.client() as client:
+            await client.listen(EVENTS)
+            await trio.sleep(1.5 * TICK_SECONDS)
+            (gone,) = map(weakref.ref, served.server.connections)
+        while served.server.connections:
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(1.5 * TICK_SECONDS)
+        assert gone() is None

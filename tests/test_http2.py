@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import tracemalloc
 from functools import partial
 
 import h2
@@ -277,3 +278,17 @@ def test_finished_streams_are_forgotten_at_once(streams: int) -> None:
     assert not wire._machine.streams
     assert len(wire._machine._closed_streams) <= 256
     assert len(wire._recent) <= 256
+
+
+def test_sections_that_repeat_take_little_memory_however_long_they_are() -> None:
+    decoder = FieldDecoder(Limits())
+    encoder = Encoder()
+    blocks = [encoder.encode([(b"x", b"%03d" % each * 4_000, True)]) for each in range(64)]
+    tracemalloc.start()
+    try:
+        for block in blocks:
+            decoder.decode(block)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 64 * 1024

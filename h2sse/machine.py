@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 from h2.config import H2Configuration
 from h2.connection import AllowedStreamIDs, ConnectionInputs, H2Connection, _decode_headers
 from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
+from h2.exceptions import ProtocolError, StreamClosedError
 from h2.settings import SettingCodes, Settings
 from h2.stream import StreamClosedBy, StreamInputs
 from hpack import Decoder, Encoder, HPACKDecodingError, HPACKError, OversizedHeaderListError
@@ -312,6 +312,20 @@ class Machine(H2Connection):
             out += most.to_bytes(3, "big") + bytes((kind, flags)) + number + block[:most]
             kind, flags, block = CONTINUATION, 0, block[most:]
         out += len(block).to_bytes(3, "big") + bytes((kind, flags | END_HEADERS)) + number + block
+
+    # A frame after the END_STREAM of its stream: h2 raises an error from a call that has it as a
+    # variable, too, so that they hold each other, and by the traceback this machine.
+
+    def _receive_headers_frame(self, frame: Any) -> Any:
+        try:
+            return super()._receive_headers_frame(frame)
+        except StreamClosedError as error:
+            error.__traceback__ = None
+            raise
+
+    def _handle_data_on_closed_stream(self, events: Any, exc: StreamClosedError, frame: Any) -> Any:
+        exc.__traceback__ = None
+        return super()._handle_data_on_closed_stream(events, exc, frame)
 
     def forget(self, stream: int) -> None:
         """Drop a closed stream; h2 would at its next scan."""

@@ -17,7 +17,18 @@ from typing import TypeAlias
 import pytest
 import trio
 import trio.testing
-from support import INITIAL_WINDOW_SIZE, Served, frame, reset, serving, window_update
+from support import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    Served,
+    frame,
+    reset,
+    serving,
+    window_update,
+)
 from test_server import follow, text_client
 from trio.testing import MockClock
 
@@ -92,6 +103,14 @@ async def stream_errors(served: Served) -> None:
         await client.read_to_end()
 
 
+async def frames_come_after_the_end(served: Served) -> None:
+    async with served.client() as client:
+        streams = [await client.listen(EVENTS) for _ in range(2)]
+        await client.send(frame(DATA, 0, streams[0].id, b"x"))
+        await client.send(frame(HEADERS, END_HEADERS | END_STREAM, streams[1].id, b"\x82"))
+        await client.settle()
+
+
 async def handler_fails(served: Served) -> None:
     async with served.client() as client:
         answer = await client.fetch("/fails")
@@ -145,7 +164,8 @@ async def handshake_fails(served: Served) -> None:
 
 WAYS: list[Way] = [
     *(tabs_leave, tabs_that_do_not_read_leave, connection_is_closed, connection_is_reset),
-    *(connection_is_aborted, connection_error, stream_errors, handler_fails, server_ends_it),
+    *(connection_is_aborted, connection_error, stream_errors),
+    *(frames_come_after_the_end, handler_fails, server_ends_it),
     *(http1_is_closed, http1_is_aborted, http1_is_malformed, http1_handler_fails, handshake_fails),
 ]
 

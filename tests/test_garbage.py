@@ -6,12 +6,17 @@ tab hears anything.
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import platform
+import resource
 import socket
 import struct
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
@@ -33,6 +38,7 @@ from test_server import follow, text_client
 from trio.testing import MockClock
 
 import h2sse
+from h2sse import commands
 from h2sse.commands import _COLLECT_SECONDS, _collect_garbage
 from h2sse.server import TICK_SECONDS
 
@@ -237,6 +243,52 @@ async def test_h2sse_serve_looks_at_everything_once_an_hour(autojump_clock: Mock
             nursery.cancel_scope.cancel()
     finally:
         gc.set_threshold(*thresholds)
+
+
+async def test_h2sse_serve_gives_freed_memory_back(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = 0.0
+    trimmed: list[float] = []
+
+    def trim(kept: int) -> int:
+        assert kept == 0
+        trimmed.append(trio.current_time() - began)
+        return 1
+
+    monkeypatch.setattr(commands, "_malloc_trim", lambda: trim)
+    monkeypatch.setattr(time, "perf_counter", lambda: took * len(trimmed))
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(commands._trim_memory)
+        await trio.sleep(3.5)
+        assert trimmed == pytest.approx([1, 2, 3])
+        took = 0.03  # then it has a thousandth of the time
+        trimmed.clear()
+        await trio.sleep(60)
+        assert trimmed == pytest.approx([4, 34])
+        nursery.cancel_scope.cancel()
+
+
+async def test_h2sse_serve_does_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())  # of musl or macOS: no malloc_trim
+    await commands._trim_memory()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
+def test_what_is_freed_below_what_stays_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    trim = commands._malloc_trim()
+    assert trim is not None
+    blocks = [bytes(15_000) for _ in range(4_000)]
+    stays = blocks[::100]
+    del blocks
+    before = resident()
+    trim(0)
+    assert before - resident() > 40_000_000
+    assert len(stays) == 40
 
 
 async def test_a_server_that_nobody_is_connected_to_holds_no_connection(

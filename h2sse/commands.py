@@ -34,7 +34,7 @@ _COLLECT_SECONDS = 3600.0
 _NEVER = 2**31 - 1
 
 # How often freed memory is given back, at the most, and for which share of the time: a call that
-# finds nothing takes 0.1 to 1 ms, one that finds 60 MiB 5 ms, a heap in 50,000 pieces 30 ms each time.
+# finds nothing takes 0.1 to 1 ms, one that finds 60 MiB 5, a heap in 50,000 pieces 30 each time.
 _TRIM_SECONDS = 1.0
 _TRIM_SHARE = 0.001
 

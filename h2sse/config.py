@@ -141,11 +141,14 @@ class Limits:
     # As Python keeps them: 256 an event more than it has on the wire.
     history_bytes: int = 4 * 1024 * 1024
     history_seconds: float = 3_600
-    # Topics that remember at all; past this the one published to longest ago is forgotten.
+    # Topics that remember at all; past this one is forgotten.  First those that no tab has listened
+    # to, then the one published to longest ago.
     history_topics: int = 10_000
-    # All topics together; past this, likewise.  Twenty connections that publish what they can cost
-    # 6.4 MiB each.
-    history_total_bytes: int = 128 * 1024 * 1024
+    # Topics that no tab has listened to, together: nobody is there to resume.  What is published
+    # just before the first tab comes, an hour of a few events a second, fits.
+    history_unheard_bytes: int = 8 * 1024 * 1024
+    # All topics together; past this, likewise.  Sixteen topics that are full.
+    history_total_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -7,6 +7,10 @@ own instead; it is kept in the topics' index.
 
 A topic remembers a bounded number of events, bytes and seconds.  `place` says where an id stands:
 `Known`, or, with the reason, `Lost`.
+
+All topics together are bounded, too.  Those that no tab has ever listened to are *unheard*; they
+have little room and are forgotten first, so that whoever publishes to ever new topics takes nothing
+from those that matter to someone.
 """
 
 from __future__ import annotations
@@ -84,6 +88,9 @@ class History(Protocol):
         Raises BadRequest (409) if one of the topics still remembers another event of that id.
         """
 
+    def hear(self, topics: Iterable[str]) -> None:
+        """A tab listens to these topics."""
+
     def id(self, sequence: int) -> str:
         """The id that stands for having seen all up to `sequence`."""
 
@@ -101,10 +108,27 @@ class History(Protocol):
 @final
 @dataclass(slots=True)
 class _Topic:
+    shelf: _Shelf
     entries: deque[Entry] = field(default_factory=deque)
     size: int = 0
     pruned: int = 0  # the newest sequence forgotten
     ids: dict[str, int] = field(default_factory=dict)  # of those publishers gave
+
+
+@final
+@dataclass(slots=True)
+class _Shelf:
+    """Topics, in the order in which they were published to."""
+
+    topics: OrderedDict[str, _Topic] = field(default_factory=OrderedDict)
+    size: int = 0
+    forgotten: int = 0  # the newest sequence of a topic forgotten as a whole
+
+    def forget_oldest(self) -> None:
+        _, topic = self.topics.popitem(last=False)
+        self.size -= topic.size
+        newest = topic.entries[-1].sequence if topic.entries else topic.pruned
+        self.forgotten = max(self.forgotten, newest)
 
 
 @final
@@ -115,9 +139,10 @@ class MemoryHistory:
         self._limits = limits
         # 40 bits: two runs share an epoch once in 10^12 restarts.
         self._epoch = secrets.token_hex(5)
-        self._topics: OrderedDict[str, _Topic] = OrderedDict()
-        self._size = 0
-        self._forgotten = 0  # the newest sequence of a topic forgotten as a whole
+        self._heard, self._unheard = _Shelf(), _Shelf()
+        # Names that tabs have listened to, the latest last, each with the newest sequence that its
+        # topic may have forgotten by then.  What unheard topics forget later is no loss of theirs.
+        self._names: OrderedDict[str, int] = OrderedDict()
         self._last = 0
 
     @property
@@ -126,6 +151,27 @@ class MemoryHistory:
 
     def id(self, sequence: int) -> str:
         return f"{self._epoch}-{sequence}"
+
+    def hear(self, topics: Iterable[str]) -> None:
+        for name in topics:
+            self._names[name] = self._forgotten(name)
+            self._names.move_to_end(name)
+            topic = self._unheard.topics.pop(name, None)
+            if topic is not None:
+                self._unheard.size -= topic.size
+                self._heard.size += topic.size
+                self._heard.topics[name] = topic
+                topic.shelf = self._heard
+        while len(self._names) > self._limits.history_topics:
+            self._names.popitem(last=False)
+
+    def _forgotten(self, name: str) -> int:
+        """The newest sequence that a topic of this name may have forgotten as a whole."""
+        heard, unheard = self._heard.forgotten, self._unheard.forgotten
+        return max(heard, self._names.get(name, unheard))
+
+    def _topic(self, name: str) -> _Topic | None:
+        return self._heard.topics.get(name) or self._unheard.topics.get(name)
 
     def append(self, topics: Sequence[str], event: Event, now: float) -> Entry:
         if event.id is None:
@@ -138,15 +184,15 @@ class MemoryHistory:
         self._last = sequence = self._last + 1
         entry = Entry(sequence, event_id, event.event, event.encode(), now)
         for name in topics:
-            topic = self._topics.get(name)
+            topic = self._topic(name)
             if topic is None:
-                # What a topic of this name may have forgotten before counts as forgotten.
-                topic = self._topics[name] = _Topic(pruned=self._forgotten)
+                shelf = self._heard if name in self._names else self._unheard
+                topic = shelf.topics[name] = _Topic(shelf, pruned=self._forgotten(name))
             else:
-                self._topics.move_to_end(name)
+                topic.shelf.topics.move_to_end(name)
             topic.entries.append(entry)
             topic.size += entry.size
-            self._size += entry.size
+            topic.shelf.size += entry.size
             if given is not None:
                 topic.ids[given] = sequence
             self._trim(topic, now)
@@ -157,7 +203,7 @@ class MemoryHistory:
         if given.startswith(self._epoch):
             raise BadRequest("id", "looks like one that is assigned here; choose another")
         for name in topics:
-            topic = self._topics.get(name)
+            topic = self._topic(name)
             if topic is None:
                 continue
             self._trim(topic, now)
@@ -182,7 +228,7 @@ class MemoryHistory:
         found = [
             topic.ids[last_event_id]
             for name in names
-            if (topic := self._topics.get(name)) is not None and last_event_id in topic.ids
+            if (topic := self._topic(name)) is not None and last_event_id in topic.ids
         ]
         return min(found, default=None)
 
@@ -190,7 +236,7 @@ class MemoryHistory:
         """The sequence before the oldest event that any of these topics remembers."""
         oldest = self._last
         for name in names:
-            topic = self._topics.get(name)
+            topic = self._topic(name)
             if topic is not None:
                 self._trim(topic, now)
                 if topic.entries:
@@ -200,9 +246,9 @@ class MemoryHistory:
     def pruned(self, topics: Iterable[str], now: float) -> int:
         newest = 0
         for name in topics:
-            topic = self._topics.get(name)
+            topic = self._topic(name)
             if topic is None:
-                newest = max(newest, self._forgotten)
+                newest = max(newest, self._forgotten(name))
             else:
                 self._trim(topic, now)
                 newest = max(newest, topic.pruned)
@@ -211,7 +257,7 @@ class MemoryHistory:
     def after(self, topics: Iterable[str], sequence: int, size: int) -> tuple[list[Entry], bool]:
         found: dict[int, Entry] = {}
         for name in topics:
-            topic = self._topics.get(name)
+            topic = self._topic(name)
             for entry in reversed(topic.entries) if topic is not None else ():
                 if entry.sequence <= sequence:
                     break
@@ -234,15 +280,14 @@ class MemoryHistory:
             entry = entries.popleft()
             topic.pruned = entry.sequence
             topic.size -= entry.size
-            self._size -= entry.size
+            topic.shelf.size -= entry.size
             topic.ids.pop(entry.id, None)
 
     def _forget_topics(self) -> None:
-        limits = self._limits
-        while len(self._topics) > limits.history_topics or (
-            self._size > limits.history_total_bytes and len(self._topics) > 1
+        limits, heard, unheard = self._limits, self._heard, self._unheard
+        while unheard.size > limits.history_unheard_bytes and len(unheard.topics) > 1:
+            unheard.forget_oldest()
+        while (count := len(heard.topics) + len(unheard.topics)) > limits.history_topics or (
+            heard.size + unheard.size > limits.history_total_bytes and count > 1
         ):
-            _, topic = self._topics.popitem(last=False)
-            self._size -= topic.size
-            newest = topic.entries[-1].sequence if topic.entries else topic.pruned
-            self._forgotten = max(self._forgotten, newest)
+            (unheard if unheard.topics else heard).forget_oldest()

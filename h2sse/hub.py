@@ -308,6 +308,7 @@ class Hub:
         """A new tab.  Its first bytes are for the caller to send; then call `resume`."""
         history = self.history
         topics = subscribe.topics
+        history.hear(topics)
         tab = Tab(next(self._numbers), sink, stream, topics)
         tab._position = history.last_sequence
         gap: str | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import tracemalloc
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from h2sse.config import Limits
 from h2sse.errors import BadRequest
@@ -178,6 +180,92 @@ def test_all_topics_together_remember_a_number_of_bytes() -> None:
     assert after(history, "topic 14") == []
 
 
+def test_topics_that_nobody_listens_to_are_forgotten_first() -> None:
+    history = MemoryHistory(Limits(history_topics=3))
+    history.hear("a")
+    published(history, "a")
+    published(history, "b")
+    history.hear("b")  # from here on; what it remembers stays
+    for number in range(10):
+        published(history, f"unheard {number}")
+    assert (after(history, "a"), after(history, "b")) == ([1], [2])
+    assert after(history, "unheard 8") == []
+    assert after(history, "unheard 9") == [12]
+    # Nothing that somebody listens to has been forgotten; of others it cannot be known.
+    history.hear(["c"])
+    published(history, "d")
+    published(history, "e")
+    assert history.place("ab", history.id(0), 0) == Known(0)
+    assert history.place("c", history.id(11), 0) == Known(11)
+    assert history.place("c", history.id(10), 0) == Lost(14, "pruned")
+    assert history.place("x", history.id(11), 0) == Lost(14, "pruned")
+
+
+def test_topics_that_nobody_listens_to_have_little_room_together() -> None:
+    size = 100 + ENTRY_BYTES
+    history = MemoryHistory(Limits(history_unheard_bytes=3 * size))
+    history.hear("abcdef")
+    for topic in "abcdef":
+        history.append(topic, event(size=100, id="1"), 0)
+    for number in range(5):
+        history.append([f"unheard {number}"], event(size=100, id="1"), 0)
+    assert after(history, *"abcdef") == [1, 2, 3, 4, 5, 6]
+    kept = [number for number in range(5) if after(history, f"unheard {number}")]
+    assert kept == [2, 3, 4]
+    # One that is listened to makes room.
+    history.hear(["unheard 2"])
+    history.append(["unheard 5"], event(size=100, id="1"), 0)
+    assert after(history, *(f"unheard {number}" for number in range(6))) == [9, 10, 11, 12]
+
+
+NAMES = "abcdefg"
+SOME = st.sets(st.sampled_from(NAMES), min_size=1, max_size=3)
+STEPS = st.one_of(
+    st.tuples(st.just("hear"), SOME, st.just(0)),
+    st.tuples(st.just("publish"), SOME, st.integers(0, 200)),
+    st.tuples(st.just("publish"), SOME, st.just(0)),
+    st.tuples(st.just("wait"), st.just(set[str]()), st.sampled_from([1, 30, 100])),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=60), topics=st.integers(1, 5))
+def test_what_is_said_to_be_known_is_all_there(
+    steps: list[tuple[str, set[str], int]], topics: int
+) -> None:
+    """Whatever is heard and forgotten, and in which order: no gap goes untold."""
+    bound, unheard = 8 * (100 + ENTRY_BYTES), 3 * (100 + ENTRY_BYTES)
+    limits = Limits(
+        history_events=4,
+        history_seconds=60,
+        history_topics=topics,
+        history_total_bytes=bound,
+        history_unheard_bytes=unheard,
+    )
+    history, now = MemoryHistory(limits), 0.0
+    log: list[set[str]] = []
+    for step, names, amount in steps:
+        match step:
+            case "hear":
+                history.hear(names)
+            case "publish":
+                log.append(names)
+                history.append(sorted(names), event(size=amount), now)
+            case _:
+                now += amount
+        for looked_at in (*NAMES, "ab", "acg", NAMES):
+            for sequence in range(len(log) + 1):
+                place = history.place(looked_at, history.id(sequence), now)
+                if isinstance(place, Known):
+                    owed = [
+                        at for at, to in enumerate(log, 1) if at > sequence and to & {*looked_at}
+                    ]
+                    assert after(history, *looked_at, sequence=sequence) == owed
+        held = [topic for topic in NAMES if after(history, topic)]
+        assert len(held) <= topics
+        size = sum(each.size for name in held for each in history.after(name, 0, ALL)[0])
+        assert size <= bound or len(held) == 1
+
+
 @pytest.mark.parametrize("size", [0, 100, 10_000, 1_000_000])
 def test_what_is_remembered_takes_the_memory_that_is_counted(size: int) -> None:
     bound = 8_000_000
@@ -236,8 +324,8 @@ def test_time_frees_a_given_id() -> None:
 
 def test_a_given_id_may_not_look_like_ours() -> None:
     history = MemoryHistory(Limits())
-    for given in (history.id(1), history.id(0) + "0", history.id(7) + " "):
+    for own in (history.id(1), history.id(0) + "0", history.id(7) + " "):
         with pytest.raises(BadRequest, match="looks like one that is assigned") as caught:
-            history.append(["a"], event(id=given), 0)
+            history.append(["a"], event(id=own), 0)
         assert (caught.value.status, caught.value.field) == (422, "id")
     assert history.last_sequence == 0

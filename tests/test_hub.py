@@ -134,7 +134,9 @@ class Delivery(RuleBasedStateMachine):
     """Each page is written every event of its topics after its place, once and in order, or is
     told of a gap: wherever it leaves, resumes, reads, or history forgets."""
 
-    LIMITS = Limits(history_events=3, history_seconds=60)
+    LIMITS = Limits(
+        history_events=3, history_seconds=60, history_topics=4, history_unheard_bytes=4 * LARGE
+    )
 
     pages = Bundle[Page]("pages")
 
@@ -185,6 +187,17 @@ class Delivery(RuleBasedStateMachine):
         entry = self.hub.publish(sorted(topics), event, self.now)
         assert (entry.sequence, entry.id) == (sequence, event_id)
         self.delivered += live
+
+    @initialize()
+    def hear(self) -> None:
+        """Somebody listens to each, and has gone: what others publish takes nothing from them."""
+        self.history.hear(TOPICS)
+
+    @rule(times=st.integers(1, 6), large=st.booleans())
+    def publish_unheard(self, times: int, large: bool) -> None:
+        """To ever new topics, which nobody listens to."""
+        for _ in range(times):
+            self.publish_one({f"unheard {len(self.log)}"}, large, own=False)
 
     @rule(seconds=st.sampled_from([1, 30, 100]))
     def wait(self, seconds: int) -> None:

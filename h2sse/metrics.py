@@ -140,6 +140,7 @@ class Scrapes:
         self._until = app.clock()
 
     def text(self) -> bytes:
+        """What was counted now, or a moment ago."""
         began = self._app.clock()
         if began >= self._until:
             self._text = render(self._app)

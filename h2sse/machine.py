@@ -36,9 +36,9 @@ _TABLE_SIZE_UPDATES: Final = 2
 
 # Sections and responses that repeat; a browser's tabs ask for the same few things.
 _MEMO_ENTRIES: Final = 64
-# Of so many bytes at the most.  A tab's section takes a browser 20 to 500; 64 of 16 KiB on each of
-# 20 connections were 60 MiB.
-_MEMO_BYTES: Final = 1024
+# Larger ones are not remembered: 64 long queries would be 3 MB a connection.  What a client sends
+# again and again stands in the table, and that is no larger.
+_MEMO_BYTES: Final = 4096
 
 # Closed streams of which we remember how they ended, for frames still on their way.
 CLOSED_STREAMS: Final = 256
@@ -75,7 +75,7 @@ class FieldDecoder(Decoder):
             self.verdict = None
             if table.maxsize != size or _newest(table.dynamic_entries) is not newest:
                 self._memo.clear()
-            elif len(block) <= _MEMO_BYTES and len(self._memo) < _MEMO_ENTRIES:
+            elif len(self._memo) < _MEMO_ENTRIES and _size(self.section) <= _MEMO_BYTES:
                 self._memo[block] = (self.section, read_head(self.section, self._limits))
         else:
             self.section, self.verdict = known
@@ -163,9 +163,13 @@ class FieldEncoder(Encoder):
             block = super().encode(key, huffman)
             if _newest(table.dynamic_entries) is not newest:
                 self._memo.clear()
-            elif len(self._memo) < _MEMO_ENTRIES:
+            elif len(self._memo) < _MEMO_ENTRIES and _size(key) <= _MEMO_BYTES:
                 self._memo[key] = block
         return block
+
+
+def _size(fields: Fields) -> int:
+    return sum(len(name) + len(value) + FIELD_OVERHEAD_BYTES for name, value in fields)
 
 
 def _newest(entries: deque[tuple[bytes, bytes]]) -> tuple[bytes, bytes] | None:

@@ -146,9 +146,10 @@ class Limits:
     history_topics: int = 10_000
     # Topics that no tab has listened to, together: nobody is there to resume.  What is published
     # just before the first tab comes, an hour of a few events a second, fits.
-    history_unheard_bytes: int = 8 * 1024 * 1024
-    # All topics together; past this, likewise.  Sixteen topics that are full.
-    history_total_bytes: int = 64 * 1024 * 1024
+    history_unheard_bytes: int = 4 * 1024 * 1024
+    # All topics together; past this, likewise.  Eight topics that are full; twenty connections that
+    # publish, listen and do not read cost less than 10 MiB each.
+    history_total_bytes: int = 32 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for each in fields(self):

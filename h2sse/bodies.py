@@ -48,7 +48,10 @@ def read_form(encoded: bytes, where: str) -> list[tuple[str, str]]:
 
 
 def _decoded(encoded: bytes, where: str) -> str:
-    encoded, strays = _STRAY.subn(b"%25", encoded.replace(b"+", b" "), _MAX_STRAYS)
+    encoded = encoded.replace(b"+", b" ")
+    if b"%" not in encoded:
+        return encoded.decode()
+    encoded, strays = _STRAY.subn(b"%25", encoded, _MAX_STRAYS)
     if strays == _MAX_STRAYS:
         raise BadRequest(where, "holds % where no two hex digits follow; write %25", status=400)
     # Quoted-printable (RFC 2045 6.7) is the same but for its sign.

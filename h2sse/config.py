@@ -79,7 +79,7 @@ class Limits:
     # body of line breaks would grow sevenfold.
     event_bytes: int = 2 * 1024 * 1024
     # All unfinished bodies of a connection together.
-    connection_body_bytes: int = 4 * 1024 * 1024
+    connection_body_bytes: int = 2 * 1024 * 1024
     # Topics in one request; a page that needs more wants one topic for all of them.
     topics_per_request: int = 32
     # A topic's name, in UTF-8.

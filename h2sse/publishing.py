@@ -75,7 +75,7 @@ def read_publication(request: Request, limits: Limits) -> Publication:
 
 def _bytes_as_event(data: str) -> int:
     """How long `Event(data=data).encode()` is, without making it."""
-    both = data.count("\r\n")
+    both = data.count("\r\n") if "\r" in data else 0
     lines = data.count("\n") + data.count("\r") - both + 1
     return len(data.encode()) - both + len("data: ") * lines + len("\n\n")
 

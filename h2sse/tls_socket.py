@@ -1,6 +1,6 @@
 """TLS over a raw, non-blocking socket, a bounded step at a time.
 
-    socket --at most STEP_BYTES a step--> MemoryBIO -> OpenSSL -> recv
+    socket --STEP_BYTES a step, more of data--> MemoryBIO -> OpenSSL -> recv
     seal -> OpenSSL -> MemoryBIO -> unsent --flush, in one call--> socket
 
 On a socket of its own OpenSSL reads until it has data for us.  A peer whose records carry none (key
@@ -26,6 +26,9 @@ __all__ = ["STEP_BYTES", "TlsSocket"]
 
 # 150 of the smallest records, at up to 7 us each.
 STEP_BYTES: Final = 4 * 1024
+# Who sends data earns larger steps, up to a whole record with what TLS puts around it: an upload
+# takes half the time.
+_LARGE_STEP_BYTES: Final = 17 * 1024
 # What a record holds (RFC 8446 5.1).  Sealed one by one, no more is left allocated in a MemoryBIO.
 _RECORD_BYTES: Final = 16 * 1024
 
@@ -37,7 +40,7 @@ class TlsSocket:
     `idle_bytes` is how many bytes came since the last that were data.
     """
 
-    __slots__ = ("_in", "_out", "_sock", "_tls", "idle_bytes", "unsent")
+    __slots__ = ("_earned", "_in", "_out", "_sock", "_tls", "idle_bytes", "unsent")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._sock = sock
@@ -46,6 +49,7 @@ class TlsSocket:
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
         self.unsent = b""  # sealed, and not taken by the socket yet
         self.idle_bytes = 0
+        self._earned = 0  # by data, for a larger step
 
     def do_handshake(self) -> None:
         """Take one step.
@@ -87,6 +91,7 @@ class TlsSocket:
                 with contextlib.suppress(OSError):  # what is sent next will tell
                     self._answer()
         self.idle_bytes = 0
+        self._earned = min(self._earned + 2 * len(data), _LARGE_STEP_BYTES)
         return data
 
     @property
@@ -129,9 +134,10 @@ class TlsSocket:
         if self._in.pending:
             return  # of the last step
         try:
-            data = self._sock.recv(STEP_BYTES)
+            data = self._sock.recv(max(STEP_BYTES, self._earned))
         except BlockingIOError:
             return
+        self._earned = max(0, self._earned - len(data))
         if data:
             self._in.write(data)
             self.idle_bytes += len(data)

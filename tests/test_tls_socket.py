@@ -125,6 +125,18 @@ def test_records_of_one_step_are_pending() -> None:
         assert not link.server.pending
 
 
+def test_data_earns_larger_steps() -> None:
+    with linked() as link:
+        link.client.send(b"x" * 60_000)
+        steps = []
+        while left := waiting(link.below):
+            with suppress(ssl.SSLWantReadError):
+                link.server.recv(16_384)
+            steps.append(left - waiting(link.below))
+        assert steps[0] == STEP_BYTES
+        assert max(steps) > 16_384
+
+
 def test_a_step_is_bounded_though_there_is_no_end_of_records_without_data() -> None:
     context = client_context()
     with telling(context) as secret, linked(context) as link:

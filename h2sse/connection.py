@@ -28,7 +28,7 @@ from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
 from .streams import Streams
-from .tls_socket import TlsSocket
+from .tls_socket import STEP_BYTES, TlsSocket
 from .unison import FLUSH_BYTES, Part
 from .wire import Drained, Gone, Overflowed, Request
 
@@ -51,9 +51,9 @@ PIECE_BYTES = 512
 # ask for little wait for one turn of one of them.
 TURN_SECONDS = 0.004
 # Much is so much of the processor at once, and such a share of all time: a page load may have all
-# of the one, a request of every tenth of a second takes all of the other.
+# of the one, forty requests a second take all of the other.
 _MUCH_SECONDS = 0.005
-_SHARE = 0.002
+_SHARE = 0.01
 # What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
 # From here on the next turn waits for as long, so that the others have half of the time at least.
 _LONG_TURN_SECONDS = 4 * TURN_SECONDS
@@ -233,7 +233,11 @@ class Connection:
             ):
                 await self._full.drained.wait()  # it asks, but does not read our answers
             try:
-                data = tls.recv(READ_BYTES)
+                if tls.idle_bytes > STEP_BYTES:
+                    async with server.turns:  # it may be no data that comes, at 2 ms a step
+                        data = tls.recv(READ_BYTES)
+                else:
+                    data = tls.recv(READ_BYTES)
             except ssl.SSLWantReadError:
                 if tls.idle_bytes > limits.tls_idle_bytes:
                     server.count("TLS records without data", self)

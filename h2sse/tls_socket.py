@@ -6,7 +6,7 @@
 On a socket of its own OpenSSL reads until it has data for us.  A peer whose records carry none (key
 updates, RFC 8446 4.6.3) keeps it there for as long as it can send, and every tab waits: one such
 peer did that for seconds.  So what is read passes through memory, and a step reads no more than
-takes about a ms.  What is written does so too: it leaves in one call and in as few packets as can
+takes about 2 ms.  What is written does so too: it leaves in one call and in as few packets as can
 be, where OpenSSL would make a call and a packet of each record.
 
 What is sealed is sent, in its order, before anything else, so a full socket is told by `unsent`
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STEP_BYTES", "TlsSocket"]
 
-# 150 of the smallest records, at up to 7 us each.
+# 150 of the smallest records, at up to 15 us each.
 STEP_BYTES: Final = 4 * 1024
 # Who sends data earns larger steps, up to a whole record with what TLS puts around it: an upload
 # takes half the time.

@@ -32,8 +32,8 @@ __all__ = ["TAKE_BYTES", "Flow", "Outflow"]
 
 # One turn of a stream or lane: two TLS records, so that a page load waits for little.
 TURN_BYTES = 32 * 1024
-# What one call of `take` returns: a few TLS records.  OpenSSL must be given the same bytes again
-# after a full socket, so this is also what a slow peer pins.
+# What one call of `take` returns: a few TLS records, sent as one.  Once encrypted it may wait for a
+# full socket, so this is also what a slow peer pins.
 TAKE_BYTES = 128 * 1024
 # The first stream ids as frames have them, which are the same on every connection.
 _IDS = tuple(number.to_bytes(4, "big") for number in range(1024))
@@ -275,7 +275,7 @@ class Flow:
     def take(self, out: list[bytes]) -> None:
         """Frame what the windows allow, up to `TAKE_BYTES`, in fair turns.  There must be some."""
         budget = TAKE_BYTES
-        # So little would be a TLS record, and a write, of its own.
+        # So little would be a TLS record of its own.
         little = TAKE_BYTES // 128
         turns, machine = self.turns, self.machine
         while machine.outbound_flow_control_window > 0:

@@ -54,8 +54,7 @@ class FullSocket:
 def _acknowledged(sock: socket.socket) -> int | None:
     """Bytes that the peer's kernel has taken; None where ours does not tell.
 
-    OpenSSL says of what it was given, 128 KiB at the most, when it has got rid of all of it: at
-    2 KB/s that is once a minute.
+    What our own has taken says little: it makes room by large pieces, at 2 KB/s once a minute.
     """
     if sys.platform != "linux":
         return None

@@ -47,8 +47,9 @@ from trio.testing import MockClock
 
 import h2sse
 import h2sse.connection
-from benchmarks.attacks import EVENTS, FLOODS, malformed_requests
+from benchmarks.attacks import ATTACKS, EVENTS, FLOODS, _attack_once, malformed_requests
 from h2sse.sse import HEARTBEAT
+from h2sse.tls_socket import STEP_BYTES
 
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
 STREAM_CLOSED, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 5, 7, 8, 9, 11
@@ -576,6 +577,29 @@ async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
                 await other.fetch("/healthz")
                 answers += 1
     assert answers > 2 * len(made)
+
+
+async def test_of_records_without_data_one_step_is_taken_at_a_time() -> None:
+    async with serving(h2sse.App()) as served, served.client() as other:
+        before = set(served.server.connections)
+        async with trio.open_nursery() as nursery:
+            async with served.server.turns:  # another's
+                nursery.start_soon(
+                    _attack_once, ATTACKS["key updates"], *served.address, Counter[str]()
+                )
+                with trio.fail_after(PATIENCE_SECONDS):
+                    while not (found := set(served.server.connections) - before):  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                    (attacked,) = found
+                    while not ((tls := attacked._tls) and tls.idle_bytes > STEP_BYTES):  # noqa: ASYNC110
+                        await trio.sleep(0.01)
+                for _ in range(10):
+                    await other.fetch("/healthz")
+                assert tls.idle_bytes <= 2 * STEP_BYTES
+            with trio.fail_after(PATIENCE_SECONDS):
+                while "TLS records without data" not in served.server.statistics().reasons:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
 
 
 async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -> None:

@@ -551,8 +551,7 @@ async def test_heavy_input_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch, en
                 await trio.sleep(0.01)
 
 
-async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
-    """However many such requests come at once: one handler that does not wait cannot be cut."""
+def takes_long() -> h2sse.App:
     app = h2sse.App()
 
     @app.get("/long")
@@ -562,7 +561,16 @@ async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
             pass
         return h2sse.Response(status=204)
 
-    async with serving(app) as served, served.client() as one, served.client() as other:
+    return app
+
+
+async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
+    """However many such requests come at once: one handler that does not wait cannot be cut."""
+    async with (
+        serving(takes_long()) as served,
+        served.client() as one,
+        served.client() as other,
+    ):
         made = [one.request("/long") for _ in range(20)]
         await one.send(*(data for _, data in made))
         answers = 0
@@ -603,16 +611,11 @@ async def test_of_records_without_data_one_step_is_taken_at_a_time() -> None:
 
 
 async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -> None:
-    app = h2sse.App()
-
-    @app.get("/long")
-    def long(_: h2sse.Request) -> h2sse.Response:
-        until = time.perf_counter() + 0.03
-        while time.perf_counter() < until:
-            pass
-        return h2sse.Response(status=204)
-
-    async with serving(app) as served, served.client() as one, served.client() as other:
+    async with (
+        serving(takes_long()) as served,
+        served.client() as one,
+        served.client() as other,
+    ):
         await one.fetch("/long")
         async with served.server.turns:
             stream, data = one.request("/healthz")

@@ -38,6 +38,11 @@ _NEVER = 2**31 - 1
 # Once a second that was felt: amid 5,000 tabs that do not read p99 went from 25 to 70 ms.
 _TRIM_SECONDS = 60.0
 _TRIM_SHARE = 0.001
+# Larger blocks are mapped one by one and go back as soon as they are freed: what large bodies are
+# read into, at four bytes a character for one emoji among them.  glibc would raise this to the
+# largest block ever freed, and keep such blocks.  An upload of a mebibyte takes a millisecond more.
+_MAPPED_BYTES = 256 * 1024
+_M_MMAP_THRESHOLD = -3  # malloc.h
 
 # What the demo prints; h2sse/demo mounts them.
 _DEMO_PAGES = {
@@ -202,31 +207,34 @@ async def _trim_memory() -> None:
 
     glibc does so at the end of its heap only: one small block that stays there, of a tab that came
     last, keeps all that an attack took before it.  In a thread it would hold the loop just as long,
-    by the heap's lock; and blocks that are mapped one by one (M_MMAP_THRESHOLD) are given back at
-    once, but one of a mebibyte then takes 540 us, not 29.
+    by the heap's lock.
     """
     import time
 
     import trio
 
-    trim = _malloc_trim()
+    found = _glibc()
+    if found is None:
+        return
+    mallopt, malloc_trim = found
+    mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
     pause = _TRIM_SECONDS
-    while trim is not None:
+    while True:
         await trio.sleep(pause)
         began = time.perf_counter()
-        trim(0)
+        malloc_trim(0)
         pause = max(_TRIM_SECONDS, (time.perf_counter() - began) / _TRIM_SHARE)
 
 
-def _malloc_trim() -> Callable[[int], int] | None:
-    """glibc's function; None where there is another C library."""
+def _glibc() -> tuple[Callable[[int, int], int], Callable[[int], int]] | None:
+    """Its `mallopt` and `malloc_trim`; None where there is another C library."""
     import ctypes
 
     try:
-        trim: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+        library = ctypes.CDLL(None)
+        return library.mallopt, library.malloc_trim
     except (AttributeError, OSError, TypeError):  # musl and macOS; Windows has no CDLL(None)
         return None
-    return trim
 
 
 async def _watch(

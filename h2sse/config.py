@@ -122,8 +122,8 @@ class Limits:
     # the tab is ended, and its EventSource reconnects and resumes: slow readers cost themselves.
     tab_backlog_bytes: int = 256 * 1024
     # The same for all tabs of a connection together, counted as if none were shared: an event of
-    # 160 bytes for 50,000 that stand still.
-    connection_backlog_bytes: int = 8 * 1024 * 1024
+    # 160 bytes for 25,000 that stand still, sixteen tabs at their bound.
+    connection_backlog_bytes: int = 4 * 1024 * 1024
     # The same for all connections of an app together; past this the largest backlogs end first.  A
     # thousand tabs at their bound; a tenth of that in truth where they wait for the same events.
     total_backlog_bytes: int = 256 * 1024 * 1024
@@ -139,17 +139,18 @@ class Limits:
 
     history_events: int = 1_000
     # As Python keeps them: 256 an event more than it has on the wire.
-    history_bytes: int = 4 * 1024 * 1024
+    history_bytes: int = 2 * 1024 * 1024
     history_seconds: float = 3_600
     # Topics that remember at all; past this one is forgotten.  First those that no tab has listened
     # to, then the one published to longest ago.
     history_topics: int = 10_000
     # Topics that no tab has listened to, together: nobody is there to resume.  What is published
-    # just before the first tab comes, an hour of a few events a second, fits.
-    history_unheard_bytes: int = 4 * 1024 * 1024
-    # All topics together; past this, likewise.  Eight topics that are full; twenty connections that
-    # publish, listen and do not read cost less than 10 MiB each.
-    history_total_bytes: int = 32 * 1024 * 1024
+    # just before the first tab comes, half an hour of an event a second, fits.
+    history_unheard_bytes: int = 1024 * 1024
+    # All topics together; past this, likewise.  Ten thousand events of 160 bytes.  Whoever may
+    # publish can fill it, from one connection, which is to cost less than 10 MiB: where only your
+    # own code publishes, give it what you have.
+    history_total_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for each in fields(self):

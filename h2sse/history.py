@@ -27,11 +27,23 @@ if TYPE_CHECKING:
     from .config import Limits
     from .sse import Event
 
-__all__ = ["ENTRY_BYTES", "Entry", "History", "Known", "Lost", "MemoryHistory", "Place"]
+__all__ = [
+    "ENTRY_BYTES",
+    "TOPIC_BYTES",
+    "Entry",
+    "History",
+    "Known",
+    "Lost",
+    "MemoryHistory",
+    "Place",
+]
 
 
 # What Python takes for an event beside its payload.
 ENTRY_BYTES: Final = 256
+# What it takes for a topic beside its events, with a short name.
+TOPIC_BYTES: Final = 512
+_FEW: Final = 64
 
 
 @final
@@ -109,7 +121,8 @@ class History(Protocol):
 @dataclass(slots=True)
 class _Topic:
     shelf: _Shelf
-    entries: deque[Entry] = field(default_factory=deque)
+    # A list while they are few, as of thousands of topics most are: an empty deque takes 760 bytes.
+    entries: list[Entry] | deque[Entry] = field(default_factory=list)
     size: int = 0
     pruned: int = 0  # the newest sequence forgotten
     ids: dict[str, int] = field(default_factory=dict)  # of those publishers gave
@@ -124,9 +137,20 @@ class _Shelf:
     size: int = 0
     forgotten: int = 0  # the newest sequence of a topic forgotten as a whole
 
+    def put(self, name: str, topic: _Topic) -> None:
+        self.topics[name] = topic
+        self.size += topic.size + TOPIC_BYTES
+        topic.shelf = self
+
+    def take(self, name: str) -> _Topic | None:
+        topic = self.topics.pop(name, None)
+        if topic is not None:
+            self.size -= topic.size + TOPIC_BYTES
+        return topic
+
     def forget_oldest(self) -> None:
-        _, topic = self.topics.popitem(last=False)
-        self.size -= topic.size
+        topic = self.take(next(iter(self.topics)))
+        assert topic is not None
         newest = topic.entries[-1].sequence if topic.entries else topic.pruned
         self.forgotten = max(self.forgotten, newest)
 
@@ -156,12 +180,9 @@ class MemoryHistory:
         for name in topics:
             self._names[name] = self._forgotten(name)
             self._names.move_to_end(name)
-            topic = self._unheard.topics.pop(name, None)
+            topic = self._unheard.take(name)
             if topic is not None:
-                self._unheard.size -= topic.size
-                self._heard.size += topic.size
-                self._heard.topics[name] = topic
-                topic.shelf = self._heard
+                self._heard.put(name, topic)
         while len(self._names) > self._limits.history_topics:
             self._names.popitem(last=False)
 
@@ -187,9 +208,12 @@ class MemoryHistory:
             topic = self._topic(name)
             if topic is None:
                 shelf = self._heard if name in self._names else self._unheard
-                topic = shelf.topics[name] = _Topic(shelf, pruned=self._forgotten(name))
+                topic = _Topic(shelf, pruned=self._forgotten(name))
+                shelf.put(name, topic)
             else:
                 topic.shelf.topics.move_to_end(name)
+            if len(topic.entries) == _FEW:
+                topic.entries = deque(topic.entries)
             topic.entries.append(entry)
             topic.size += entry.size
             topic.shelf.size += entry.size
@@ -277,7 +301,8 @@ class MemoryHistory:
             or topic.size > limits.history_bytes
             or entries[0].published < now - limits.history_seconds
         ):
-            entry = entries.popleft()
+            entry = entries[0]
+            del entries[0]
             topic.pruned = entry.sequence
             topic.size -= entry.size
             topic.shelf.size -= entry.size

@@ -12,6 +12,8 @@ import platform
 import resource
 import socket
 import struct
+import subprocess
+import sys
 import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator
@@ -256,12 +258,18 @@ async def test_h2sse_serve_gives_freed_memory_back(
         trimmed.append(trio.current_time() - began)
         return 1
 
-    monkeypatch.setattr(commands, "_malloc_trim", lambda: trim)
+    def mallopt(*option: int) -> int:
+        options.append(option)
+        return 1
+
+    options: list[tuple[int, ...]] = []
+    monkeypatch.setattr(commands, "_glibc", lambda: (mallopt, trim))
     monkeypatch.setattr(time, "perf_counter", lambda: took * len(trimmed))
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(commands._trim_memory)
         await trio.sleep(210)
+        assert options == [(commands._M_MMAP_THRESHOLD, commands._MAPPED_BYTES)]
         assert trimmed == pytest.approx([60, 120, 180])
         took = 0.09  # then it has a thousandth of the time
         trimmed.clear()
@@ -280,8 +288,9 @@ def test_what_is_freed_below_what_stays_is_given_back() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
-    trim = commands._malloc_trim()
-    assert trim is not None
+    found = commands._glibc()
+    assert found is not None
+    _, trim = found
     blocks = [bytes(15_000) for _ in range(4_000)]
     stays = blocks[::100]
     del blocks
@@ -303,3 +312,30 @@ async def test_a_server_that_nobody_is_connected_to_holds_no_connection(
             await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(1.5 * TICK_SECONDS)
         assert gone() is None
+
+
+_LARGE_BLOCKS = """
+import resource
+from h2sse import commands
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+mallopt, _ = commands._glibc()
+if {bounded}:
+    assert mallopt(commands._M_MMAP_THRESHOLD, commands._MAPPED_BYTES)
+b"x" * 1_000_000  # the largest block ever freed
+blocks = [b"x" * 300_000 + bytes(1) for _ in range(200)]
+stays = blocks[::20]
+before = resident()
+del blocks
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+@pytest.mark.parametrize("bounded", [False, True])
+def test_large_blocks_are_given_back_at_once(*, bounded: bool) -> None:
+    code = _LARGE_BLOCKS.format(bounded=bounded)
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert (int(run.stdout) > 50_000_000) == bounded

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from h2sse.config import Limits
 from h2sse.errors import BadRequest
-from h2sse.history import ENTRY_BYTES, History, Known, Lost, MemoryHistory
+from h2sse.history import ENTRY_BYTES, TOPIC_BYTES, History, Known, Lost, MemoryHistory
 from h2sse.sse import Event
 
 ALL = 2**31
@@ -169,13 +169,13 @@ def test_too_many_topics_forget_the_one_published_to_longest_ago() -> None:
 
 
 def test_all_topics_together_remember_a_number_of_bytes() -> None:
-    history = MemoryHistory(Limits(history_total_bytes=10 * (100 + ENTRY_BYTES)))
+    history = MemoryHistory(Limits(history_total_bytes=10 * (100 + ENTRY_BYTES + TOPIC_BYTES)))
     for number in range(15):
         history.append([f"topic {number}"], event(size=100, id="1"), 0)
     kept = [number for number in range(15) if after(history, f"topic {number}")]
     assert kept == list(range(5, 15))
     # One topic is bounded by its own limit.
-    history.append(["large"], event(size=5_000, id="1"), 0)
+    history.append(["large"], event(size=10_000, id="1"), 0)
     assert after(history, "large") == [16]
     assert after(history, "topic 14") == []
 
@@ -202,7 +202,7 @@ def test_topics_that_nobody_listens_to_are_forgotten_first() -> None:
 
 
 def test_topics_that_nobody_listens_to_have_little_room_together() -> None:
-    size = 100 + ENTRY_BYTES
+    size = 100 + ENTRY_BYTES + TOPIC_BYTES
     history = MemoryHistory(Limits(history_unheard_bytes=3 * size))
     history.hear("abcdef")
     for topic in "abcdef":
@@ -233,7 +233,8 @@ def test_what_is_said_to_be_known_is_all_there(
     steps: list[tuple[str, set[str], int]], topics: int
 ) -> None:
     """Whatever is heard and forgotten, and in which order: no gap goes untold."""
-    bound, unheard = 8 * (100 + ENTRY_BYTES), 3 * (100 + ENTRY_BYTES)
+    one = 100 + ENTRY_BYTES + TOPIC_BYTES // 2
+    bound, unheard = 8 * one, 3 * one
     limits = Limits(
         history_events=4,
         history_seconds=60,
@@ -263,6 +264,7 @@ def test_what_is_said_to_be_known_is_all_there(
         held = [topic for topic in NAMES if after(history, topic)]
         assert len(held) <= topics
         size = sum(each.size for name in held for each in history.after(name, 0, ALL)[0])
+        size += TOPIC_BYTES * len(held)
         assert size <= bound or len(held) == 1
 
 
@@ -274,6 +276,27 @@ def test_what_is_remembered_takes_the_memory_that_is_counted(size: int) -> None:
     try:
         for number in range(2 * bound // (size + ENTRY_BYTES)):
             history.append(["a"], Event(data="x" * size, id=f"{number} of mine"), 0)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert bound * 0.7 < taken < bound * 1.1
+
+
+@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize("size", [0, 1_000])
+def test_what_many_topics_remember_takes_the_memory_that_is_counted(
+    size: int, *, heard: bool
+) -> None:
+    bound = 4_000_000
+    limits = Limits(history_topics=10**6, history_total_bytes=bound, history_unheard_bytes=bound)
+    history = MemoryHistory(limits)
+    names = [f"users/{number}" for number in range(2 * bound // (size + ENTRY_BYTES + TOPIC_BYTES))]
+    if heard:
+        history.hear(names)  # which takes memory too, by another bound
+    tracemalloc.start()
+    try:
+        for name in names:
+            history.append([name], Event(data="x" * size, id=name), 0)
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
 from h2sse.config import Limits
-from h2sse.history import MemoryHistory
+from h2sse.history import TOPIC_BYTES, MemoryHistory
 from h2sse.hub import PAGE_BYTES, Group, Hub, Presence, Subscribe, Tab, spread
 from h2sse.overflow import GAP_EVENT
 from h2sse.sse import Event, Message, Parser
@@ -135,7 +135,10 @@ class Delivery(RuleBasedStateMachine):
     told of a gap: wherever it leaves, resumes, reads, or history forgets."""
 
     LIMITS = Limits(
-        history_events=3, history_seconds=60, history_topics=4, history_unheard_bytes=4 * LARGE
+        history_events=3,
+        history_seconds=60,
+        history_topics=4,
+        history_unheard_bytes=4 * (LARGE + TOPIC_BYTES),
     )
 
     pages = Bundle[Page]("pages")

@@ -29,6 +29,7 @@ from .http1 import Http1
 from .http2 import Http2
 from .streams import Streams
 from .tls_socket import STEP_BYTES, TlsSocket
+from .turns import Usage
 from .unison import FLUSH_BYTES, Part
 from .wire import Drained, Gone, Overflowed, Request
 
@@ -46,14 +47,9 @@ logger = logging.getLogger(__name__)
 READ_BYTES = 16 * 1024
 # Input is looked at in pieces of so much: 20 of the smallest requests, up to 5 ms...
 PIECE_BYTES = 512
-# ... for as long as this.  Whose input is longer, or has taken much time of late, has its turns one
-# by one with all others of whom that is true, so that however many there are, tabs and those who
-# ask for little wait for one turn of one of them.
+# ... for as long as this.  Whose input is longer, or has taken much time of late, takes turns with
+# all others of whom that is true (turns.py).
 TURN_SECONDS = 0.004
-# Much is so much of the processor at once, and such a share of all time: a page load may have all
-# of the one, forty requests a second take all of the other.
-_MUCH_SECONDS = 0.005
-_SHARE = 0.01
 # What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
 # From here on the next turn waits for as long, so that the others have half of the time at least.
 _LONG_TURN_SECONDS = 4 * TURN_SECONDS
@@ -93,12 +89,11 @@ class Connection:
         "_pending",
         "_server",
         "_sock",
-        "_spent",
-        "_spent_at",
         "_stay",
         "_streams",
         "_tls",
         "_trace",
+        "_usage",
         "_wire",
         "groups",
         "number",
@@ -119,8 +114,7 @@ class Connection:
         self._noted = 0  # what the ledger knows to be waiting here
         self._offered = False
         self._stay = _Stay.SERVING
-        self._spent = 0.0  # seconds that its input has taken of late
-        self._spent_at = server.now()
+        self._usage = Usage(server.now())
         self._aborted = False
         self._peer_left = False
         self._full: FullSocket | None = None
@@ -234,8 +228,12 @@ class Connection:
                 await self._full.drained.wait()  # it asks, but does not read our answers
             try:
                 if tls.idle_bytes > STEP_BYTES:
-                    async with server.turns:  # it may be no data that comes, at 2 ms a step
-                        data = tls.recv(READ_BYTES)
+                    async with server.turns.turn(self._usage):
+                        used = time.thread_time()
+                        try:
+                            data = tls.recv(READ_BYTES)
+                        finally:  # it may be no data that has come, at 2 ms a step
+                            self._usage.add(time.thread_time() - used, server.now())
                 else:
                     data = tls.recv(READ_BYTES)
             except ssl.SSLWantReadError:
@@ -253,7 +251,7 @@ class Connection:
             if self._trace is not None:
                 self._trace.received(data)
             now, used = server.now(), time.thread_time()
-            if data and (self._spent > _MUCH_SECONDS or len(data) > PIECE_BYTES):
+            if data and (self._usage.much or len(data) > PIECE_BYTES):
                 await self._take_turns(wire, data, now)
             else:
                 events = self._act(wire.receive(data, now), now + TURN_SECONDS)
@@ -272,7 +270,7 @@ class Connection:
         server = self._server
         at = 0
         while events or at < len(data):
-            async with server.turns:
+            async with server.turns.turn(self._usage):
                 if self._aborted:
                     raise trio.ClosedResourceError
                 began, used = server.now(), time.thread_time()
@@ -296,9 +294,7 @@ class Connection:
     def _taken(self, used: float) -> None:
         """Input has been taken in since the thread had used so much of the processor."""
         self.flush()
-        now = self._server.now()
-        kept = max(0.0, self._spent - _SHARE * (now - self._spent_at))
-        self._spent, self._spent_at = kept + time.thread_time() - used, now
+        self._usage.add(time.thread_time() - used, self._server.now())
 
     async def _readable(self, wire: Wire) -> None:
         if self._aborted:

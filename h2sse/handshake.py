@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .tls_socket import TlsSocket
 
-__all__ = ["AT_ONCE", "Turns", "admitted", "part", "shake_hands"]
+__all__ = ["AT_ONCE", "HandshakeTurns", "admitted", "part", "shake_hands"]
 
 _DISCARDED_BYTES = 16 * 1024
 
@@ -80,7 +80,7 @@ AT_ONCE = 4
 
 
 @final
-class Turns:
+class HandshakeTurns:
     """What handshakes are taken in turns by; first come, first served.
 
     A step takes up to 0.5 ms: a thousand that could be done at once would hold up who has come
@@ -96,7 +96,7 @@ class Turns:
 
 
 async def shake_hands(
-    sock: socket.socket, tls: TlsSocket, turns: Turns, begun: Callable[[], object]
+    sock: socket.socket, tls: TlsSocket, turns: HandshakeTurns, begun: Callable[[], object]
 ) -> None:
     """Do the handshake, a step a turn; `begun` is called at the first, which may be long in coming.
 

@@ -25,11 +25,12 @@ from .app import ServerStatistics
 from .config import Config
 from .connection import ROUND_TRIP_SECONDS, Connection
 from .guard import BREACHES, Bucket
-from .handshake import Turns
+from .handshake import HandshakeTurns
 from .metering import Histogram
 from .overflow import LOSSY
 from .sse import HEARTBEAT
 from .tls import Certificates
+from .turns import Turns
 from .unison import FLUSH_BYTES, FLUSH_SLICE, Unison
 
 if TYPE_CHECKING:
@@ -155,9 +156,8 @@ class Server:
         self._draining = False
         self._accepted = self._refused = 0
         self._full_logged = False
-        # What connections with heavy input take turns by; first come, first served.
-        self.turns = trio.Lock()
-        self.handshakes = Turns()
+        self.turns = Turns()
+        self.handshakes = HandshakeTurns()
         self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
         self._untold = 0
         self._past: Counter[str] = Counter()  # counts of connections that are gone

@@ -50,6 +50,7 @@ import h2sse.connection
 from benchmarks.attacks import ATTACKS, EVENTS, FLOODS, _attack_once, malformed_requests
 from h2sse.sse import HEARTBEAT
 from h2sse.tls_socket import STEP_BYTES
+from h2sse.turns import Usage
 
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
 STREAM_CLOSED, REFUSED_STREAM, CANCEL, COMPRESSION_ERROR, ENHANCE_YOUR_CALM = 5, 7, 8, 9, 11
@@ -591,7 +592,7 @@ async def test_of_records_without_data_one_step_is_taken_at_a_time() -> None:
     async with serving(h2sse.App()) as served, served.client() as other:
         before = set(served.server.connections)
         async with trio.open_nursery() as nursery:
-            async with served.server.turns:  # another's
+            async with served.server.turns.turn(Usage(0)):  # another's
                 nursery.start_soon(
                     _attack_once, ATTACKS["key updates"], *served.address, Counter[str]()
                 )
@@ -617,7 +618,7 @@ async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -
         served.client() as other,
     ):
         await one.fetch("/long")
-        async with served.server.turns:
+        async with served.server.turns.turn(Usage(0)):
             stream, data = one.request("/healthz")
             await one.send(data)
             before = served.server.statistics().requests

@@ -58,6 +58,7 @@ LAYERS: dict[str, set[str]] = {
         "handshake",
         "full_socket",
         "tls_socket",
+        "turns",
         "streams",
         "asgi",
         "asgi_exchange",

@@ -1,0 +1,98 @@
+"""How those take turns whose input takes much of the processor.
+
+A peer may ask for anything, as fast as it can, on as many connections as it can.  What a few
+requests take nobody notices; whoever has used more than that has its input taken in by turns with
+all others of whom that is true, one at a time, so that tabs wait for one turn at the most.  Who has
+used least of late is next: one who publishes steadily amid a flood does not wait for the flood.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+__all__ = ["Turns", "Usage"]
+
+# Of what was used, a share of 1/e is left after so many seconds.
+_MEMORY_SECONDS = 2.5
+# Much is so much at once, as for a page load; or, by the above, a five-hundredth of the time, as
+# for ten requests a second.
+_MUCH_SECONDS = 0.005
+# Less than this is the same to us: some requests.
+_LITTLE_SECONDS = 0.001
+
+
+@final
+class Usage:
+    """How much of the processor's time the input of one peer has taken of late."""
+
+    __slots__ = ("_at", "_seconds")
+
+    def __init__(self, now: float) -> None:
+        self._seconds = 0.0
+        self._at = now
+
+    def add(self, seconds: float, now: float) -> None:
+        """So much more of it was used, until now."""
+        self._seconds = seconds + self._seconds * math.exp((self._at - now) / _MEMORY_SECONDS)
+        self._at = now
+
+    @property
+    def much(self) -> bool:
+        """Whether it was so much that others come first."""
+        return self._seconds > _MUCH_SECONDS
+
+    @property
+    def rank(self) -> float:
+        """The less was used the less this is; compares with that of any other, at any time.
+
+        All is forgotten at one rate, so those who wait need not be looked at again: their order
+        stays, and newcomers fall in behind whoever has waited for long enough.
+        """
+        return self._at + _MEMORY_SECONDS * math.log(max(self._seconds, _LITTLE_SECONDS))
+
+
+@final
+class Turns:
+    """Turns that are had one at a time, the least rank first."""
+
+    __slots__ = ("_order", "_taken", "_waiting")
+
+    def __init__(self) -> None:
+        self._taken = False
+        self._waiting: list[tuple[float, int, trio.lowlevel.Task]] = []
+        self._order = itertools.count()
+
+    @asynccontextmanager
+    async def turn(self, usage: Usage) -> AsyncIterator[None]:
+        """Wait for a turn, and have it.  Others get to run before it in any case."""
+        await trio.lowlevel.checkpoint()
+        if self._taken:
+            await self._wait(usage.rank)
+        self._taken = True
+        try:
+            yield
+        finally:
+            self._taken = bool(self._waiting)
+            if self._waiting:
+                _, _, task = heapq.heappop(self._waiting)
+                trio.lowlevel.reschedule(task)
+
+    async def _wait(self, rank: float) -> None:
+        entry = rank, next(self._order), trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            self._waiting.remove(entry)
+            heapq.heapify(self._waiting)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        heapq.heappush(self._waiting, entry)
+        await trio.lowlevel.wait_task_rescheduled(give_up)

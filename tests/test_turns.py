@@ -1,0 +1,100 @@
+"""Whose turn it is, of those whose input takes much."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from h2sse.turns import Turns, Usage
+
+
+def used(*parts: tuple[float, float]) -> Usage:
+    """Of `(seconds, when)`."""
+    usage = Usage(0)
+    for seconds, when in parts:
+        usage.add(seconds, when)
+    return usage
+
+
+@pytest.mark.parametrize("each", [0.000_05, 0.000_1, 0.000_2])
+def test_much_is_so_much_at_once_or_such_a_share_of_the_time(each: float) -> None:
+    assert not used().much
+    assert not used((0.004_9, 0)).much
+    assert used((0.005_1, 0)).much
+    assert not used((0.005_1, 0), (0.000_1, 1)).much
+    for a_second, much in ((0.001_9 / each, False), (0.002_2 / each, True)):
+        steady = used(*((each, at / a_second) for at in range(int(20 * a_second))))
+        assert steady.much == much
+
+
+TIMES = st.floats(0, 100)
+PARTS = st.lists(st.tuples(st.floats(0.001, 1), TIMES), min_size=1, max_size=5)
+
+
+@given(one=PARTS, other=PARTS, later=st.floats(0, 10))
+def test_order_does_not_change_as_time_goes_by(
+    one: list[tuple[float, float]], other: list[tuple[float, float]], later: float
+) -> None:
+    """Nor with when it was last looked at."""
+    now = 100 + later
+    ranks = [used(*sorted(parts, key=lambda part: part[1])) for parts in (one, other)]
+    before = [usage.rank for usage in ranks]
+    left = []
+    for usage in ranks:
+        usage.add(0, now)
+        left.append(usage._seconds)
+    if min(left) > 0.001 and abs(left[0] - left[1]) > 1e-6:
+        assert (before[0] < before[1]) == (left[0] < left[1])
+        assert [usage.rank for usage in ranks] == pytest.approx(before)
+
+
+async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None:
+    turns, order = Turns(), []
+
+    async def take(name: str, usage: Usage) -> None:
+        async with turns.turn(usage):
+            order.append(name)
+            await trio.lowlevel.checkpoint()
+            assert order[-1] == name
+
+    async with trio.open_nursery() as nursery, turns.turn(used()):
+        for name, seconds in {"c": 0.03, "a": 0.01, "d": 0.04, "b": 0.01, "e": 1.0}.items():
+            nursery.start_soon(take, name, used((seconds, 1)))
+            await trio.testing.wait_all_tasks_blocked()
+        # Whoever has waited for long enough comes before one that comes now.
+        nursery.start_soon(take, "late", used((0.03, 3)))
+        await trio.testing.wait_all_tasks_blocked()
+        assert order == []
+    assert order == ["a", "b", "c", "d", "late", "e"]
+    async with turns.turn(used()):  # it is free again
+        pass
+
+
+async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
+    turns, had = Turns(), []
+
+    async def take(name: str, scope: trio.CancelScope) -> None:
+        with scope:
+            async with turns.turn(used()):
+                had.append(name)
+
+    scopes = {name: trio.CancelScope() for name in "abcd"}
+    async with trio.open_nursery() as nursery:
+        async with turns.turn(used()):
+            for name, scope in scopes.items():
+                nursery.start_soon(take, name, scope)
+                await trio.testing.wait_all_tasks_blocked()
+            scopes["b"].cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            scopes["d"].cancel()
+        # Its turn has been given to it already.
+        scopes["a"].cancel()
+    assert had in (["a", "c"], ["c"])
+    with pytest.raises(ZeroDivisionError):
+        async with turns.turn(used()):
+            raise ZeroDivisionError
+    async with turns.turn(used()):
+        pass

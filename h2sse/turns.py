@@ -26,8 +26,9 @@ _MEMORY_SECONDS = 2.5
 # Much is so much at once, as for a page load; or, by the above, a five-hundredth of the time, as
 # for ten requests a second.
 _MUCH_SECONDS = 0.005
-# Less than this is the same to us: some requests.
-_LITTLE_SECONDS = 0.001
+# Less than this counts as so much: a flood of new connections, which have used nothing yet, is not
+# to come before who has been there for long and used a little.
+_LITTLE_SECONDS = 2 * _MUCH_SECONDS
 
 
 @final
@@ -62,7 +63,7 @@ class Usage:
 
 @final
 class Turns:
-    """Turns that are had one at a time, the least rank first."""
+    """Turns that are had one at a time, the least rank first, with time for all others between."""
 
     __slots__ = ("_order", "_taken", "_waiting")
 
@@ -73,14 +74,15 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, usage: Usage) -> AsyncIterator[None]:
-        """Wait for a turn, and have it.  Others get to run before it in any case."""
-        await trio.lowlevel.checkpoint()
+        """Wait for a turn, and have it."""
         if self._taken:
             await self._wait(usage.rank)
         self._taken = True
         try:
             yield
         finally:
+            # Else all who come meanwhile would have theirs in one round of the loop.
+            await trio.lowlevel.cancel_shielded_checkpoint()
             self._taken = bool(self._waiting)
             if self._waiting:
                 _, _, task = heapq.heappop(self._waiting)

@@ -16,6 +16,7 @@ stream or answer it (`machine.py`).  Everything else that is sent, h2 sends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn, assert_never, final
@@ -89,7 +90,7 @@ class Http2:
         "_limits",
         "_liveness",
         "_machine",
-        "_overdue",
+        "_overdue_at",
         "_pace",
         "_preface",
         "_recent",
@@ -98,6 +99,7 @@ class Http2:
         "_sent",
         "_settled",
         "_unanswered",
+        "_useful_at",
         "statistics",
     )
 
@@ -124,9 +126,10 @@ class Http2:
         self._idle_until: float | None = now + limits.idle_seconds  # None: streams are open
         # Until then there is nothing to end while it is idle and nothing comes.
         self._rests_until = 0.0
-        # Whether a stream has been ended for being late and those left only hold: the connection
-        # ends at the next `expire`, unless by then one has gone well.
-        self._overdue = False
+        # When something has last come of a stream; and when the connection ends because some were
+        # held for nothing since, if all that are left by then only hold, too.
+        self._useful_at = now
+        self._overdue_at = math.inf
         self._pace: Pace | None = None  # while DATA waits, for whichever window
         self._sent = 0  # DATA as of the latest `expire` at which some waited
         self._fault: ErrorCodes | None = None  # of the header section being read
@@ -284,6 +287,7 @@ class Http2:
                 case StreamReset():
                     if event.remote_reset:
                         self.statistics.resets_received += 1
+                        self._given_up(event.stream_id)
                     else:
                         self.statistics.resets_sent += 1
                     self._gone(event.stream_id)
@@ -480,7 +484,7 @@ class Http2:
         if not body:
             machine.answer(stream, section, ended=True)
             self._forget(stream)
-            self._overdue = False
+            self._useful()
             return
         machine.answer(stream, section, ended=False)
         outflow = self._flow.begin(stream)
@@ -562,12 +566,13 @@ class Http2:
             self._end("no answer to a PING within probe_answer_seconds")
         elif self._machine.streams and self._liveness.due(now):
             self._machine.ping(PROBE)
-        self._overdue = False
+        if now >= self._overdue_at:
+            self._overdue_at = math.inf
         if self._requests.bodies or flow.stalled:
             self._end_slow(now)
         if flow.queued or self._pace is not None:
             self._end_still(now)
-        waits = self._requests.bodies or self._pace is not None or self._overdue
+        waits = self._requests.bodies or self._pace is not None or self._overdue_at < math.inf
         if self._deadline is None and not waits:
             idle_until = self._idle_until
             self._rests_until = self._liveness.due_at if idle_until is None else idle_until
@@ -613,7 +618,9 @@ class Http2:
             else:
                 flow.overflow(outflow, "window closed too long")
         self._reap()
-        self._overdue = self._only_holds()
+        if self._only_holds():
+            # At the next `expire`: by then one may have gone well.
+            self._overdue_at = now
 
     def _answer_late(self, stream: int, refused: Refused) -> None:
         """Answer past the flow, by what fits the windows: for one now it would be waited again."""
@@ -631,21 +638,31 @@ class Http2:
     def _serves_nothing(self, now: float) -> bool:
         idle_until = self._idle_until
         return (idle_until is not None and now >= idle_until) or (
-            self._overdue and self._only_holds()
+            now >= self._overdue_at and self._only_holds()
         )
 
     def _only_holds(self) -> bool:
         """Whether all streams wait for the peer, and nothing has come of any of them."""
-        bodies, outflows = self._requests.bodies, self._flow.outflows
-        for stream in self._machine.streams:
-            body, outflow = bodies.get(stream), outflows.get(stream)
-            if outflow is not None:
-                holds = outflow.waits > 0 and outflow.owes > 0
-            else:
-                holds = body is not None and len(body.data) < self._limits.stall_bytes
-            if not holds:
-                return False
-        return True
+        return all(self._holds(stream) for stream in self._machine.streams)
+
+    def _holds(self, stream: int) -> bool:
+        outflow = self._flow.outflows.get(stream)
+        if outflow is not None:
+            return outflow.waits > 0 and outflow.owes > 0
+        body = self._requests.bodies.get(stream)
+        return body is not None and len(body.data) < self._limits.stall_bytes
+
+    def _useful(self) -> None:
+        """Something has come of a stream."""
+        self._useful_at = self._flow.now
+        self._overdue_at = math.inf
+
+    def _given_up(self, stream: int) -> None:
+        """The peer has reset a stream: one that was held for nothing buys no time for the next."""
+        if not self._holds(stream):
+            self._useful()
+        elif self._overdue_at == math.inf:
+            self._overdue_at = self._useful_at + self._limits.idle_seconds
 
     def shed(self, reason: str) -> bool:
         most = None if self._closed else self._flow.largest()
@@ -714,7 +731,7 @@ class Http2:
             stream = finished.pop()
             outflow = outflows.get(stream)
             if outflow is not None and outflow.owes <= 0:
-                self._overdue = False
+                self._useful()
             self._forget(stream)
 
     def _forget(self, stream: int) -> None:

@@ -688,6 +688,18 @@ async def test_a_connection_that_only_holds_is_gone(what: str, jumping_clock: Mo
         assert goaway.code == code
 
 
+def _instead(build: Callable[[RawClient], bytes]) -> Callable[[RawClient], bytes]:
+    """The same, and the one before is reset."""
+    opened: list[int] = []
+
+    def again(client: RawClient) -> bytes:
+        data = build(client)
+        opened.append(int.from_bytes(data[5:9], "big"))
+        return b"".join(reset(stream) for stream in opened[-2:-1]) + data
+
+    return again
+
+
 # Likewise, but of these one comes every so many seconds.
 HELD_ANEW: dict[str, tuple[bytes, Callable[[RawClient], bytes], float]] = {
     "no window for a tab, each 50 s": (NO_WINDOW, _get(EVENTS), 50),
@@ -696,6 +708,11 @@ HELD_ANEW: dict[str, tuple[bytes, Callable[[RawClient], bytes], float]] = {
     "no window for an answer, each 5 s": (NO_WINDOW, _get("/healthz"), 5),
     "no body, each 10 s": (HELLO, _post, 10),
     "no body, each half second": (HELLO, _post, 0.5),
+    "no body, each 28 s, the last reset": (HELLO, _instead(_post), 28),
+    "no body, each second, the last reset": (HELLO, _instead(_post), 1),
+    "no window for a tab, each 59 s, the last reset": (NO_WINDOW, _instead(_get(EVENTS)), 59),
+    "no window for a tab, each 29 s, the last reset": (NO_WINDOW, _instead(_get(EVENTS)), 29),
+    "no window for an answer, each 5 s, the last reset": (NO_WINDOW, _instead(_get("/x")), 5),
     "no body and no window, each 5 s": (
         NO_WINDOW,
         lambda client: _get(EVENTS)(client) + _post(client),

@@ -251,7 +251,7 @@ class Connection:
             if self._trace is not None:
                 self._trace.received(data)
             now, used = server.now(), time.thread_time()
-            if data and (self._usage.much or len(data) > PIECE_BYTES):
+            if data and (self._usage.much(now) or len(data) > PIECE_BYTES):
                 await self._take_turns(wire, data, now)
             else:
                 events = self._act(wire.receive(data, now), now + TURN_SECONDS)

@@ -35,6 +35,7 @@ TURN_BYTES = 32 * 1024
 # What one call of `take` returns: a few TLS records, sent as one.  Once encrypted it may wait for a
 # full socket, so this is also what a slow peer pins.
 TAKE_BYTES = 128 * 1024
+_DEFAULT_WINDOW = 65_535  # RFC 9113 6.9.2
 # The first stream ids as frames have them, which are the same on every connection.
 _IDS = tuple(number.to_bytes(4, "big") for number in range(1024))
 
@@ -217,6 +218,7 @@ class Flow:
         "dropped",
         "events",
         "finished",
+        "granted",
         "limits",
         "lost",
         "machine",
@@ -235,6 +237,7 @@ class Flow:
         self.turns: deque[Outflow | Lane] = deque()
         self.dropped = 0  # entries of `turns` whose stream is gone
         self.queued = 0
+        self.granted = _DEFAULT_WINDOW  # the connection's window, had we sent nothing
         # Streams with something to send and no window, and since when they stand still.
         self.stalled: dict[Outflow, float] = {}
         self.events: list[Drained | Overflowed] = []
@@ -242,6 +245,11 @@ class Flow:
         self.finished: list[int] = []  # streams whose last frame has been framed
         self.now = 0.0
         self.shut = False  # the connection has said its last word: nothing can end any more
+
+    @property
+    def sent(self) -> int:
+        """Bytes of DATA, so far."""
+        return self.granted - self.machine.outbound_flow_control_window
 
     def begin(self, stream: int) -> Outflow:
         """A stream is about to send its first DATA."""

@@ -16,7 +16,6 @@ stream or answer it (`machine.py`).  Everything else that is sent, h2 sends.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NoReturn, assert_never, final
@@ -39,8 +38,9 @@ from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
 from .guard import Breach, Guard
 from .http2_requests import Refused, Requests, Reset
 from .lane import Lane, Standstill
-from .liveness import PROBE, Liveness, Pace
+from .liveness import PROBE, Liveness
 from .machine import CLOSED_STREAMS, Machine
+from .patience import Patience
 from .wire import (
     Fields,
     Gone,
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Http2"]
 
-_DEFAULT_WINDOW: Final = 65_535
-
 _DRAIN_PING: Final = b"h2ssebye"
 
 
@@ -78,28 +76,21 @@ class Http2:
     __slots__ = (
         "_buffer",
         "_closed",
-        "_deadline",
         "_draining",
         "_events",
         "_fault",
         "_flow",
-        "_granted",
         "_guard",
-        "_idle_until",
         "_last_word",
         "_limits",
         "_liveness",
         "_machine",
-        "_overdue_at",
-        "_pace",
+        "_patience",
         "_preface",
         "_recent",
         "_requests",
-        "_rests_until",
-        "_sent",
         "_settled",
         "_unanswered",
-        "_useful_at",
         "statistics",
     )
 
@@ -118,25 +109,15 @@ class Http2:
         self._guard = Guard(limits)
         self._liveness = Liveness(limits, now, round_trips)
         self._requests = Requests(limits, connection=connection, peer=peer)
+        self._patience = Patience(limits, machine, self._flow, self._requests, now)
         self.statistics = WireStatistics(lost=self._flow.lost)
         self._buffer = bytearray()
         self._preface = False  # whether the preface is complete
         self._settled = False  # whether the client's first SETTINGS has come
-        self._deadline: float | None = now + limits.request_seconds
-        self._idle_until: float | None = now + limits.idle_seconds  # None: streams are open
-        # Until then there is nothing to end while it is idle and nothing comes.
-        self._rests_until = 0.0
-        # When something has last come of a stream; and when the connection ends because some were
-        # held for nothing since, if all that are left by then only hold, too.
-        self._useful_at = now
-        self._overdue_at = math.inf
-        self._pace: Pace | None = None  # while DATA waits, for whichever window
-        self._sent = 0  # DATA as of the latest `expire` at which some waited
         self._fault: ErrorCodes | None = None  # of the header section being read
         self._recent: dict[int, int] = {}
         # Streams whose answer, if there is one, was not out when the latest input came.
         self._unanswered: set[int] = set()
-        self._granted = _DEFAULT_WINDOW  # the connection's window, had we sent nothing
         self._events: list[WireEvent] = []
         self._draining = False
         self._last_word = False
@@ -192,7 +173,7 @@ class Http2:
         if now > self._liveness.heard and not self._machine._data_to_send:
             self._unanswered.clear()
         self._flow.now = self._liveness.heard = now
-        self._rests_until = 0.0
+        self._patience.heard()
         buffer = self._buffer
         buffer += data
         was_amid = self._guard.amid_section
@@ -208,9 +189,9 @@ class Http2:
         del buffer[:used]
         if self._settled:
             if not buffer and not self._guard.amid_section:
-                self._deadline = None
-            elif self._deadline is None or (used and not was_amid):
-                self._deadline = now + self._limits.request_seconds
+                self._patience.frame_is_whole()
+            else:
+                self._patience.frame_is_amid(now, anew=bool(used) and not was_amid)
         return self.take_events()
 
     def _read(self, buffer: bytearray, now: float) -> int:
@@ -287,7 +268,7 @@ class Http2:
                 case StreamReset():
                     if event.remote_reset:
                         self.statistics.resets_received += 1
-                        self._given_up(event.stream_id)
+                        self._patience.given_up(event.stream_id, now)
                     else:
                         self.statistics.resets_sent += 1
                     self._gone(event.stream_id)
@@ -384,8 +365,7 @@ class Http2:
 
     def _window_update(self, frame: bytes, stream: int, now: float) -> None:
         flow = self._flow
-        sent = self._granted - self._machine.outbound_flow_control_window
-        if breach := self._guard.window_update(sent, now):
+        if breach := self._guard.window_update(flow.sent, now):
             self._break(breach)
         outflow = flow.outflows.get(stream)
         increment = int.from_bytes(frame[HEAD_BYTES:], "big") & MAX_WINDOW
@@ -398,7 +378,7 @@ class Http2:
             else:
                 self._feed(frame, now)
                 if not stream:
-                    self._granted += increment
+                    flow.granted += increment
             return
         if whole and not increment:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
@@ -420,7 +400,7 @@ class Http2:
     # -- requests
 
     def _opened(self, stream: int, ended: bool, now: float) -> None:
-        self._idle_until = None
+        self._patience.opened()
         self._guard.request()
         self.statistics.requests += 1
         refuses = self._draining
@@ -484,7 +464,7 @@ class Http2:
         if not body:
             machine.answer(stream, section, ended=True)
             self._forget(stream)
-            self._useful()
+            self._patience.useful(self._flow.now)
             return
         machine.answer(stream, section, ended=False)
         outflow = self._flow.begin(stream)
@@ -553,74 +533,40 @@ class Http2:
     def expire(self, now: float) -> Sequence[WireEvent]:
         if self._closed:
             return ()
-        flow = self._flow
+        flow, patience = self._flow, self._patience
         flow.now = now
-        if now < self._rests_until and self.idle:
+        if patience.rests(now) and self.idle:
             return ()
-        if self._deadline is not None and now >= self._deadline:
+        if patience.frame_is_late(now):
             self._give_up("no whole frame within request_seconds")
-        elif self._serves_nothing(now):
+        elif patience.serves_nothing(now):
             self.close()
         elif self._liveness.lost(now, self._machine.unsent):
             self._machine.close_connection(ErrorCodes.NO_ERROR)
             self._end("no answer to a PING within probe_answer_seconds")
-        elif self._machine.streams and self._liveness.due(now):
-            self._machine.ping(PROBE)
-        if now >= self._overdue_at:
-            self._overdue_at = math.inf
-        if self._requests.bodies or flow.stalled:
-            self._end_slow(now)
-        if flow.queued or self._pace is not None:
-            self._end_still(now)
-        waits = self._requests.bodies or self._pace is not None or self._overdue_at < math.inf
-        if self._deadline is None and not waits:
-            idle_until = self._idle_until
-            self._rests_until = self._liveness.due_at if idle_until is None else idle_until
+        else:
+            if self._machine.streams and self._liveness.due(now):
+                self._machine.ping(PROBE)
+            self._end_late(now)
+            if patience.stands_still(now):
+                self._give_up("connection window closed too long")
+            patience.rest(self._liveness.due_at)
         return self.take_events()
 
-    def _end_still(self, now: float) -> None:
-        """End the connection if of what waits the peer has taken nothing, or all but, for too long.
-
-        Not for its window alone: one that closes it whenever it opens those of its streams would
-        have twice the time.  A stream that is at fault by itself has been ended before.
-        """
-        flow, before = self._flow, self._sent
-        self._sent = self._granted - self._machine.outbound_flow_control_window
-        if self._closed or not flow.queued:
-            self._pace = None
-        elif self._pace is None:
-            self._pace = Pace(self._limits, now, flow.queued)
-        else:
-            self._pace.took(self._sent - before, now, flow.queued)
-            if self._pace.stands_still(now):
-                self._give_up("connection window closed too long")
-
-    def _end_slow(self, now: float) -> None:
-        """End the streams that have waited too long for the rest of a body, or for a window.
-
-        One's fault does not touch the others.  But when of these not one has had anything come of
-        it, the connection is held for nothing: without an end to that, a peer who opens one stream
-        more before the last is late would stay for ever.
-        """
-        flow = self._flow
-        late = self._requests.late(now)
-        since_over = now - self._limits.stall_seconds
-        stalled = [outflow for outflow, since in flow.stalled.items() if since <= since_over]
-        if self._closed or not (late or stalled):
+    def _end_late(self, now: float) -> None:
+        """End the streams that have waited too long for the rest of a body, or for a window."""
+        late, stalled = self._requests.late(now), self._patience.stalled(now)
+        if not (late or stalled):
             return
-        if stalled:
-            self._pace = None  # it was theirs; others may have begun to wait later
         for stream, refused in late.items():
             self._answer_late(stream, refused)
         for outflow in stalled:
             if outflow.whole:
                 self._reset(outflow.h2.stream_id, ErrorCodes.CANCEL, "window closed too long")
             else:
-                flow.overflow(outflow, "window closed too long")
+                self._flow.overflow(outflow, "window closed too long")
         self._reap()
-        if self._only_holds():
-            # At the next `expire`: by then one may have gone well.
-            self._overdue_at = now
+        self._patience.ended(now, for_windows=bool(stalled))
 
     def _answer_late(self, stream: int, refused: Refused) -> None:
         """Answer past the flow, by what fits the windows: for one now it would be waited again."""
@@ -634,35 +580,6 @@ class Http2:
         if body:
             machine.send_data(stream, body, end_stream=True)
         self._forget(stream)
-
-    def _serves_nothing(self, now: float) -> bool:
-        idle_until = self._idle_until
-        return (idle_until is not None and now >= idle_until) or (
-            now >= self._overdue_at and self._only_holds()
-        )
-
-    def _only_holds(self) -> bool:
-        """Whether all streams wait for the peer, and nothing has come of any of them."""
-        return all(self._holds(stream) for stream in self._machine.streams)
-
-    def _holds(self, stream: int) -> bool:
-        outflow = self._flow.outflows.get(stream)
-        if outflow is not None:
-            return outflow.waits > 0 and outflow.owes > 0
-        body = self._requests.bodies.get(stream)
-        return body is not None and len(body.data) < self._limits.stall_bytes
-
-    def _useful(self) -> None:
-        """Something has come of a stream."""
-        self._useful_at = self._flow.now
-        self._overdue_at = math.inf
-
-    def _given_up(self, stream: int) -> None:
-        """The peer has reset a stream: one that was held for nothing buys no time for the next."""
-        if not self._holds(stream):
-            self._useful()
-        elif self._overdue_at == math.inf:
-            self._overdue_at = self._useful_at + self._limits.idle_seconds
 
     def shed(self, reason: str) -> bool:
         most = None if self._closed else self._flow.largest()
@@ -731,7 +648,7 @@ class Http2:
             stream = finished.pop()
             outflow = outflows.get(stream)
             if outflow is not None and outflow.owes <= 0:
-                self._useful()
+                self._patience.useful(self._flow.now)
             self._forget(stream)
 
     def _forget(self, stream: int) -> None:
@@ -750,8 +667,7 @@ class Http2:
         if len(self._recent) > CLOSED_STREAMS:
             del self._recent[next(iter(self._recent))]
         if not machine.streams:
-            self._idle_until = self._flow.now + self._limits.idle_seconds
-            self._rests_until = 0.0
+            self._patience.emptied(self._flow.now)
 
     def _count(self, reason: str) -> None:
         counts = self.statistics.by_reason

@@ -43,13 +43,15 @@ class Usage:
 
     def add(self, seconds: float, now: float) -> None:
         """So much more of it was used, until now."""
-        self._seconds = seconds + self._seconds * math.exp((self._at - now) / _MEMORY_SECONDS)
+        self._seconds = seconds + self._left(now)
         self._at = now
 
-    @property
-    def much(self) -> bool:
+    def _left(self, now: float) -> float:
+        return self._seconds * math.exp((self._at - now) / _MEMORY_SECONDS)
+
+    def much(self, now: float) -> bool:
         """Whether it was so much that others come first."""
-        return self._seconds > _MUCH_SECONDS
+        return self._seconds > _MUCH_SECONDS and self._left(now) > _MUCH_SECONDS
 
     @property
     def rank(self) -> float:

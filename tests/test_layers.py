@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str]] = {
             "guard",
             "frames",
             "liveness",
+            "patience",
             "history",
             "overflow",
             "ledger",

@@ -21,13 +21,14 @@ def used(*parts: tuple[float, float]) -> Usage:
 
 @pytest.mark.parametrize("each", [0.000_05, 0.000_1, 0.000_2])
 def test_much_is_so_much_at_once_or_such_a_share_of_the_time(each: float) -> None:
-    assert not used().much
-    assert not used((0.004_9, 0)).much
-    assert used((0.005_1, 0)).much
-    assert not used((0.005_1, 0), (0.000_1, 1)).much
+    assert not used().much(0)
+    assert not used((0.004_9, 0)).much(0)
+    assert used((0.005_1, 0)).much(0)
+    assert not used((0.005_1, 0)).much(1)
+    assert not used((0.005_1, 0), (0.000_1, 1)).much(1)
     for a_second, much in ((0.001_9 / each, False), (0.002_2 / each, True)):
         steady = used(*((each, at / a_second) for at in range(int(20 * a_second))))
-        assert steady.much == much
+        assert steady.much(20) == much
 
 
 TIMES = st.floats(0, 100)

@@ -222,9 +222,10 @@ async def reload_and_go_back(tabs: Tabs) -> None:
         await page.run("window.old = true; location.reload()")
         await page.until(f"!window.old && {SERVED['/theme/']}")
     for _ in range(30):  # whatever of it is there by then
-        await page.run("location.reload()")
-    # Gone to before that, the next page would take this one's place in the history.
-    await page.until(f"document.readyState === 'complete' && {SERVED['/theme/']}")
+        await page.run("window.old = true; location.reload()")
+    # Gone to before the last has come, the next page would take this one's place in the history.
+    there = f"document.readyState === 'complete' && {SERVED['/theme/']}"
+    await page.until(f"!window.old && {there}")
     await page.run("location = '/people/'")
     await page.until(SERVED["/people/"])
     for _ in range(3):

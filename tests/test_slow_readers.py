@@ -23,12 +23,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from support import (
+    DATA,
     DEFAULT_WINDOW,
+    END_STREAM,
     INITIAL_WINDOW_SIZE,
     MAX_WINDOW,
     PREFACE,
     RawClient,
     Stream,
+    frame,
+    reset,
     serving,
     settings_frame,
     window_update,
@@ -945,6 +949,26 @@ async def test_a_slow_reader_has_all_the_time_it_needs(
             await client.settle()
         assert trio.current_time() - began > 10 * STALL_SECONDS
         assert not tab.over
+
+
+async def test_a_slow_reader_may_give_up_what_it_sends(jumping_clock: MockClock) -> None:
+    """Uploads that end before they have begun, and a tab that is behind all the time."""
+    limits = h2sse.Limits(idle_seconds=STALL_SECONDS, stall_seconds=STALL_SECONDS)
+    async with (
+        serving(h2sse.App(), limits=limits) as served,
+        served.client(settings={INITIAL_WINDOW_SIZE: 0}) as client,
+    ):
+        (tab,) = await open_tabs(client, "/events?topic=a", 1)
+        served.app.publish("a", event("e", "x" * 130_000))
+        for _ in range(10):
+            upload, data = client.request("/publish", method="POST", body=b"")
+            await client.send(data.removesuffix(frame(DATA, END_STREAM, upload.id)))
+            await client.send(window_update(tab.id, 8 * KIB), window_update(0, 8 * KIB))
+            await trio.sleep(STALL_SECONDS / 2)
+            await client.send(reset(upload.id))
+            await client.settle()
+            assert not tab.over
+        assert served.server.statistics().reasons == {}
 
 
 async def test_a_tab_that_is_one_short_event_behind_keeps_pace(jumping_clock: MockClock) -> None:

@@ -189,10 +189,14 @@ class Connection:
         limits, certificates = server.limits, server.certificates
         if not await admitted(self._sock, certificates.protocols, limits.linger_seconds):
             return False
-        self._tls = tls = TlsSocket(self._sock, certificates.context)
         # Until its turn has come it waits for us: when five thousand come at once, for ten seconds.
         left, self._deadline = self._deadline - server.now(), math.inf
-        await shake_hands(self._sock, tls, server.handshakes, lambda: self._give(left))
+
+        def begin() -> TlsSocket:
+            self._deadline = server.now() + left
+            return TlsSocket(self._sock, certificates.context)
+
+        self._tls = tls = await shake_hands(self._sock, server.handshakes, begin)
         now, number, peer = server.now(), self.number, self.peer
         wire: Http1 | Http2
         if tls.selected_alpn_protocol() == "h2":
@@ -211,9 +215,6 @@ class Connection:
         server.shook_hands(self)
         self.flush()
         return True
-
-    def _give(self, seconds: float) -> None:
-        self._deadline = self._server.now() + seconds
 
     async def _read(self) -> None:
         tls, wire, server = self._tls, self._wire, self._server

@@ -1,6 +1,6 @@
 """TLS on a raw, non-blocking socket: how a connection begins, and how it is ended to be read.
 
-    admitted -> (TlsSocket) -> shake_hands -> ... -> part
+    admitted -> shake_hands -> (TlsSocket) -> ... -> part
 
 `admitted` looks at the ClientHello without taking it, because two things can be said only before
 OpenSSL has the socket: that this is no plain HTTP, in the clear, and that there is no protocol in
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+from collections import OrderedDict
 from typing import TYPE_CHECKING, final
 
 import trio
@@ -24,11 +25,11 @@ import trio
 from . import hello
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection
 
     from .tls_socket import TlsSocket
 
-__all__ = ["AT_ONCE", "HandshakeTurns", "admitted", "part", "shake_hands"]
+__all__ = ["AT_ONCE", "Handshakes", "Line", "admitted", "has_left", "part", "shake_hands"]
 
 _DISCARDED_BYTES = 16 * 1024
 
@@ -77,11 +78,88 @@ async def _refuse(sock: socket.socket, answer: bytes, linger_seconds: float) -> 
 
 # So many steps are taken before others have a turn: some 2 ms.
 AT_ONCE = 4
+# So many who have left are let go of at each turn, at 0.1 ms.
+_GONE_AT_ONCE = 16
+_ESTABLISHED = 1  # of TCP_INFO (linux/tcp.h)
+
+
+def has_left(sock: socket.socket) -> bool:
+    """Whether its peer has closed or reset it, as far as the system tells."""
+    if sock.fileno() < 0:
+        return True
+    if not hasattr(socket, "TCP_INFO"):  # as on macOS
+        return False
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
 
 
 @final
-class HandshakeTurns:
-    """What handshakes are taken in turns by; first come, first served.
+class _Place:
+    """In a line."""
+
+    __slots__ = ("left", "sock", "task")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.task = trio.lowlevel.current_task()
+        self.left = False  # whether it has been passed over for that
+
+
+@final
+class Line:
+    """Turns of which `AT_ONCE` are had at once; first come, first served.
+
+    Who has left meanwhile is passed over: a peer can come and go faster than it can be answered,
+    and those who stay would wait for all of these.
+    """
+
+    __slots__ = ("_free", "_waiting")
+
+    def __init__(self) -> None:
+        self._free = AT_ONCE
+        self._waiting: OrderedDict[_Place, None] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, sock: socket.socket) -> AsyncIterator[None]:
+        """Wait for a turn, and have it.  Raises ConnectionResetError if the peer left before."""
+        waits = not self._free
+        if waits:
+            await self._wait(sock)
+        else:
+            self._free -= 1
+        try:
+            if not waits:
+                await trio.lowlevel.checkpoint()
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait(self, sock: socket.socket) -> None:
+        place = _Place(sock)
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            del self._waiting[place]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiting[place] = None
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+        if place.left:
+            raise ConnectionResetError("the peer has left before its turn to shake hands")
+
+    def _pass_on(self) -> None:
+        passed_over = 0
+        while self._waiting:
+            place, _ = self._waiting.popitem(last=False)
+            trio.lowlevel.reschedule(place.task)
+            place.left = passed_over < _GONE_AT_ONCE and has_left(place.sock)
+            if not place.left:
+                return
+            passed_over += 1
+        self._free += 1
+
+
+@final
+class Handshakes:
+    """What handshakes are taken in turns by.
 
     A step takes up to 0.5 ms: a thousand that could be done at once would hold up who has come
     already, and every tab, for half a second.  Who has begun does not wait for those that begin:
@@ -91,32 +169,35 @@ class HandshakeTurns:
     __slots__ = ("begin", "go_on")
 
     def __init__(self) -> None:
-        self.begin = trio.Semaphore(AT_ONCE)
-        self.go_on = trio.Semaphore(AT_ONCE)
+        self.begin = Line()
+        self.go_on = Line()
 
 
 async def shake_hands(
-    sock: socket.socket, tls: TlsSocket, turns: HandshakeTurns, begun: Callable[[], object]
-) -> None:
-    """Do the handshake, a step a turn; `begun` is called at the first, which may be long in coming.
+    sock: socket.socket, turns: Handshakes, begin: Callable[[], TlsSocket]
+) -> TlsSocket:
+    """Do the handshake, a step a turn; `begin` is called at the first, which may be long in coming.
 
     Raises OSError (`ssl.SSLError` too) if it fails.
     """
-    turn = turns.begin
+    if has_left(sock):
+        raise ConnectionResetError("the peer has left before the handshake")
+    tls: TlsSocket | None = None
+    line = turns.begin
     while True:
-        async with turn:
+        async with line.turn(sock):
             if sock.fileno() < 0:
                 raise trio.ClosedResourceError
-            if turn is turns.begin:
-                begun()
+            if tls is None:
+                tls = begin()
             try:
                 tls.do_handshake()
-                return
+                return tls
             except ssl.SSLWantReadError:
                 wait = trio.lowlevel.wait_readable
             except ssl.SSLWantWriteError:
                 wait = trio.lowlevel.wait_writable
-        turn = turns.go_on
+        line = turns.go_on
         await wait(sock)
 
 

@@ -25,7 +25,7 @@ from .app import ServerStatistics
 from .config import Config
 from .connection import ROUND_TRIP_SECONDS, Connection
 from .guard import BREACHES, Bucket
-from .handshake import HandshakeTurns
+from .handshake import Handshakes
 from .metering import Histogram
 from .overflow import LOSSY
 from .sse import HEARTBEAT
@@ -157,7 +157,7 @@ class Server:
         self._accepted = self._refused = 0
         self._full_logged = False
         self.turns = Turns()
-        self.handshakes = HandshakeTurns()
+        self.handshakes = Handshakes()
         self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
         self._untold = 0
         self._past: Counter[str] = Counter()  # counts of connections that are gone

@@ -16,11 +16,12 @@ import ssl
 import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import final
+from typing import Any, TypeAlias, final
 
 import hpack
 import pytest
 import trio
+import trio.testing
 from support import (
     DATA,
     DEFAULT_WINDOW,
@@ -48,11 +49,13 @@ from trio.testing import MockClock
 
 import h2sse
 import h2sse.binding
+import h2sse.connection
 import h2sse.server
 from h2sse.connection import Connection
 from h2sse.flow import TAKE_BYTES, Outflow
 from h2sse.frames import FRAME_BYTES
-from h2sse.handshake import AT_ONCE
+from h2sse.handshake import AT_ONCE, Line
+from h2sse.tls_socket import TlsSocket
 from h2sse.unison import FLUSH_BYTES
 
 EVENTS = "/events?topic=a"
@@ -154,6 +157,83 @@ async def test_handshakes_are_taken_in_turns() -> None:
             await until(lambda: len(select.select(peers, [], [], 0)[0]) == 100)
 
 
+Stack: TypeAlias = contextlib.ExitStack | contextlib.AsyncExitStack
+
+
+def connected(stack: Stack) -> tuple[socket.socket, socket.socket]:
+    """Both ends of a connection."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = stack.enter_context(socket.create_connection(listener.getsockname()))
+        return stack.enter_context(listener.accept()[0]), theirs
+
+
+RESET = struct.pack("ii", 1, 0)  # on close, SO_LINGER
+
+
+@pytest.mark.parametrize("leave", ["reset", "close"])
+async def test_who_has_left_has_no_turn_to_shake_hands(leave: str) -> None:
+    line, had, passed_over = Line(), [], 0
+
+    async def take(number: int, sock: socket.socket) -> None:
+        nonlocal passed_over
+        try:
+            async with line.turn(sock):
+                had.append(number)
+        except ConnectionResetError:
+            passed_over += 1
+
+    with contextlib.ExitStack() as opened:
+        pairs = [connected(opened) for _ in range(100)]
+        async with contextlib.AsyncExitStack() as taken, trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                await taken.enter_async_context(line.turn(pairs[0][0]))
+            for number, (ours, theirs) in enumerate(pairs):
+                nursery.start_soon(take, number, ours)
+                await trio.testing.wait_all_tasks_blocked()
+                if number % 10:
+                    theirs.sendall(b"x")
+                    if leave == "reset":
+                        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                    theirs.close()
+            pairs[50][0].close()  # by a deadline of ours
+            await taken.aclose()
+    # So many wait behind each other that some are not looked at; then they find out by themselves.
+    assert set(had) >= set(range(0, 100, 10)) - {50}
+    for place, number in enumerate(sorted(had)):
+        assert abs(had.index(number) - place) < AT_ONCE
+    assert len(had) + passed_over == 100
+    assert passed_over > 80
+    async with line.turn(pairs[0][0]), line.turn(pairs[0][0]), line.turn(pairs[0][0]):
+        assert line._free == AT_ONCE - 3
+
+
+async def test_who_resets_after_the_hello_costs_no_handshake(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = 0
+
+    def counted(*arguments: Any) -> TlsSocket:
+        nonlocal begun
+        begun += 1
+        return TlsSocket(*arguments)
+
+    monkeypatch.setattr(h2sse.connection, "TlsSocket", counted)
+    async with serving(h2sse.App()) as served:
+        hello = whole_hello(served.context("h2"))
+        with contextlib.ExitStack() as opened:
+            for _ in range(100):
+                peer = opened.enter_context(socket.create_connection(served.address))
+                peer.sendall(hello)
+                peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                peer.close()
+        await until(lambda: served.server.statistics().accepted == 100)
+        await until(lambda: not served.server.connections)
+        assert begun == 0
+        async with served.client() as client:
+            assert (await client.fetch("/healthz")).status == 200
+        assert begun == 1
+
+
 async def test_the_deadline_stands_still_until_a_handshake_has_its_turn(
     jumping_clock: MockClock,
 ) -> None:
@@ -166,8 +246,9 @@ async def test_the_deadline_stands_still_until_a_handshake_has_its_turn(
                 await (await served.secure("h2")).aclose()
 
             async with contextlib.AsyncExitStack() as taken:
+                mine, _ = connected(taken)
                 for _ in range(AT_ONCE):
-                    await taken.enter_async_context(served.server.handshakes.begin)
+                    await taken.enter_async_context(served.server.handshakes.begin.turn(mine))
                 nursery.start_soon(come)
                 await trio.sleep(4)
         assert reasons(served) == {}

@@ -7,6 +7,7 @@ exactly what the first one sent.  Bytes, windows and stream states must be equal
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -432,6 +433,25 @@ def test_large_events_are_cut_and_take_turns() -> None:
     for stream in streams:
         sizes = [size for each, size in link.frames if each == stream]
         assert sum(sizes) == 200_000
+
+
+def test_a_large_event_takes_memory_once_however_many_connections_it_goes_to() -> None:
+    size = 1_000_000
+    lanes = []
+    for _ in range(20):
+        link = Link(Limits())
+        lane, _ = streams_in_lane(link, 2)
+        lanes.append(lane)
+    tracemalloc.start()
+    try:
+        payload = b"x" * size
+        for lane in lanes:
+            lane.offer(payload)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [lane.queued for lane in lanes] == [size] * 20
+    assert taken < 3 * size
 
 
 def test_overflow_ends_the_stream_cleanly() -> None:

@@ -439,7 +439,7 @@ def test_a_large_event_takes_memory_once_however_many_connections_it_goes_to() -
     size = 1_000_000
     lanes = []
     for _ in range(20):
-        link = Link(Limits())
+        link = Link(Limits(), window=2**24)
         lane, _ = streams_in_lane(link, 2)
         lanes.append(lane)
     tracemalloc.start()

@@ -252,11 +252,11 @@ class Connection:
             if self._trace is not None:
                 self._trace.received(data)
             now, used = server.now(), time.thread_time()
-            if data and (self._usage.much(now) or len(data) > PIECE_BYTES):
+            if data and (len(data) > PIECE_BYTES or server.turns.needed(self._usage, now)):
                 await self._take_turns(wire, data, now)
             else:
                 events = self._act(wire.receive(data, now), now + TURN_SECONDS)
-                self._taken(used)
+                server.turns.without.add(self._taken(used), server.now())
                 if events:
                     await self._take_turns(wire, b"", now, events)
             if tls.pending:
@@ -292,10 +292,12 @@ class Connection:
                 if took > _LONG_TURN_SECONDS:
                     await trio.sleep(took)
 
-    def _taken(self, used: float) -> None:
-        """Input has been taken in since the thread had used so much of the processor."""
+    def _taken(self, used: float) -> float:
+        """Input has been taken in since the thread had `used` so much; how much more it has now."""
         self.flush()
-        self._usage.add(time.thread_time() - used, self._server.now())
+        took = time.thread_time() - used
+        self._usage.add(took, self._server.now())
+        return took
 
     async def _readable(self, wire: Wire) -> None:
         if self._aborted:

@@ -156,7 +156,7 @@ class Server:
         self._draining = False
         self._accepted = self._refused = 0
         self._full_logged = False
-        self.turns = Turns()
+        self.turns = Turns(self.now())
         self.handshakes = Handshakes()
         self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
         self._untold = 0

@@ -2,8 +2,8 @@
 
 A peer may ask for anything, as fast as it can, on as many connections as it can.  What a few
 requests take nobody notices; whoever has used more than that has its input taken in by turns with
-all others of whom that is true, one at a time, so that tabs wait for one turn at the most.  Who has
-used least of late is next: one who publishes steadily amid a flood does not wait for the flood.
+all others of whom that is true, one at a time, so that tabs wait for one turn at the most.  Of
+those who wait, who has used least of late is next.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 __all__ = ["Turns", "Usage"]
 
 # Of what was used, a share of 1/e is left after so many seconds.
-_MEMORY_SECONDS = 2.5
-# Much is so much at once, as for a page load; or, by the above, a five-hundredth of the time, as
-# for ten requests a second.
+_MEMORY_SECONDS = 0.5
+# Much is so much at once, as for a page load; or, by the above, a hundredth of the time, as for
+# twenty publishes a second.  Less than twice that is the same to who waits: a flood of new
+# connections, which have used nothing yet, is not to come before who has been there for long.
 _MUCH_SECONDS = 0.005
-# Less than this counts as so much: a flood of new connections, which have used nothing yet, is not
-# to come before who has been there for long and used a little.
 _LITTLE_SECONDS = 2 * _MUCH_SECONDS
+# When all input that did not wait for a turn has so much of the time, a hundred connections that
+# stay below the above, less than that is much.
+_CROWDED_SECONDS = 0.6 * _MEMORY_SECONDS
+_MUCH_IN_A_CROWD_SECONDS = 0.002
 
 
 @final
@@ -49,9 +52,9 @@ class Usage:
     def _left(self, now: float) -> float:
         return self._seconds * math.exp((self._at - now) / _MEMORY_SECONDS)
 
-    def much(self, now: float) -> bool:
-        """Whether it was so much that others come first."""
-        return self._seconds > _MUCH_SECONDS and self._left(now) > _MUCH_SECONDS
+    def over(self, seconds: float, now: float) -> bool:
+        """Whether it is more than that."""
+        return self._seconds > seconds and self._left(now) > seconds
 
     @property
     def rank(self) -> float:
@@ -67,12 +70,19 @@ class Usage:
 class Turns:
     """Turns that are had one at a time, the least rank first, with time for all others between."""
 
-    __slots__ = ("_order", "_taken", "_waiting")
+    __slots__ = ("_order", "_taken", "_waiting", "without")
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
+        # What was used by all who did not wait for one.
+        self.without = Usage(now)
         self._taken = False
         self._waiting: list[tuple[float, int, trio.lowlevel.Task]] = []
         self._order = itertools.count()
+
+    def needed(self, usage: Usage, now: float) -> bool:
+        """Whether it has used so much that others come first."""
+        crowded = self.without.over(_CROWDED_SECONDS, now)
+        return usage.over(_MUCH_IN_A_CROWD_SECONDS if crowded else _MUCH_SECONDS, now)
 
     @asynccontextmanager
     async def turn(self, usage: Usage) -> AsyncIterator[None]:

@@ -19,28 +19,42 @@ def used(*parts: tuple[float, float]) -> Usage:
     return usage
 
 
-@pytest.mark.parametrize("each", [0.000_05, 0.000_1, 0.000_2])
+@pytest.mark.parametrize("each", [0.000_05, 0.000_1])
 def test_much_is_so_much_at_once_or_such_a_share_of_the_time(each: float) -> None:
-    assert not used().much(0)
-    assert not used((0.004_9, 0)).much(0)
-    assert used((0.005_1, 0)).much(0)
-    assert not used((0.005_1, 0)).much(1)
-    assert not used((0.005_1, 0), (0.000_1, 1)).much(1)
-    for a_second, much in ((0.001_9 / each, False), (0.002_2 / each, True)):
-        steady = used(*((each, at / a_second) for at in range(int(20 * a_second))))
-        assert steady.much(20) == much
+    needed = Turns(0).needed
+    assert not needed(used(), 0)
+    assert not needed(used((0.004_9, 0)), 0)
+    assert needed(used((0.005_1, 0)), 0)
+    assert not needed(used((0.005_1, 0)), 1)
+    assert not needed(used((0.005_1, 0), (0.000_1, 1)), 1)
+    for share, much in ((0.009_5, False), (0.010_5, True)):
+        steady = used(*((each, at * each / share) for at in range(round(5 * share / each))))
+        assert needed(steady, 5) == much
 
 
-TIMES = st.floats(0, 100)
+def test_in_a_crowd_less_is_much() -> None:
+    turns = Turns(0)
+    some = used((0.004, 10))
+    for at in range(1000):
+        turns.without.add(0.005, at / 100)  # half of the time
+    assert not turns.needed(some, 10)
+    for at in range(1000, 2000):
+        turns.without.add(0.007, at / 100)
+    some.add(0.004, 20)
+    assert turns.needed(some, 20)
+    assert not turns.needed(used((0.001, 20)), 20)
+
+
+TIMES = st.floats(0, 1)
 PARTS = st.lists(st.tuples(st.floats(0.001, 1), TIMES), min_size=1, max_size=5)
 
 
-@given(one=PARTS, other=PARTS, later=st.floats(0, 10))
+@given(one=PARTS, other=PARTS, later=st.floats(0, 1))
 def test_order_does_not_change_as_time_goes_by(
     one: list[tuple[float, float]], other: list[tuple[float, float]], later: float
 ) -> None:
     """Nor with when it was last looked at."""
-    now = 100 + later
+    now = 1 + later
     ranks = [used(*sorted(parts, key=lambda part: part[1])) for parts in (one, other)]
     before = [usage.rank for usage in ranks]
     left = []
@@ -53,7 +67,7 @@ def test_order_does_not_change_as_time_goes_by(
 
 
 async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None:
-    turns, order = Turns(), []
+    turns, order = Turns(0), []
 
     async def take(name: str, usage: Usage) -> None:
         async with turns.turn(usage):
@@ -66,7 +80,7 @@ async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None
             nursery.start_soon(take, name, used((seconds, 1)))
             await trio.testing.wait_all_tasks_blocked()
         # Whoever has waited for long enough comes before one that comes now.
-        nursery.start_soon(take, "late", used((0.03, 3)))
+        nursery.start_soon(take, "late", used((0.03, 2)))
         await trio.testing.wait_all_tasks_blocked()
         assert order == []
     assert order == ["a", "b", "c", "d", "late", "e"]
@@ -75,7 +89,7 @@ async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None
 
 
 async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
-    turns, had = Turns(), []
+    turns, had = Turns(0), []
 
     async def take(name: str, scope: trio.CancelScope) -> None:
         with scope:
@@ -102,7 +116,7 @@ async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
 
 
 async def test_between_two_turns_all_others_run() -> None:
-    turns, rounds, had = Turns(), 0, []
+    turns, rounds, had = Turns(0), 0, []
 
     async def take() -> None:
         async with turns.turn(used()):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 from collections import OrderedDict
 from typing import TYPE_CHECKING, final
 
@@ -87,7 +88,7 @@ def has_left(sock: socket.socket) -> bool:
     """Whether its peer has closed or reset it, as far as the system tells."""
     if sock.fileno() < 0:
         return True
-    if not hasattr(socket, "TCP_INFO"):  # as on macOS
+    if sys.platform != "linux":  # elsewhere there is none, or its states have other numbers
         return False
     return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
 

@@ -14,6 +14,7 @@ import select
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeAlias, final
@@ -170,6 +171,7 @@ def connected(stack: Stack) -> tuple[socket.socket, socket.socket]:
 RESET = struct.pack("ii", 1, 0)  # on close, SO_LINGER
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has left")
 @pytest.mark.parametrize("leave", ["reset", "close"])
 async def test_who_has_left_has_no_turn_to_shake_hands(leave: str) -> None:
     line, had, passed_over = Line(), [], 0
@@ -207,6 +209,7 @@ async def test_who_has_left_has_no_turn_to_shake_hands(leave: str) -> None:
         assert line._free == AT_ONCE - 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has left")
 async def test_who_resets_after_the_hello_costs_no_handshake(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

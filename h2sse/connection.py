@@ -229,7 +229,7 @@ class Connection:
                 await self._full.drained.wait()  # it asks, but does not read our answers
             try:
                 if tls.idle_bytes > STEP_BYTES:
-                    async with server.turns.turn(self._usage):
+                    async with server.turns.turn(self._usage, server.now()):
                         used = time.thread_time()
                         try:
                             data = tls.recv(READ_BYTES)
@@ -271,7 +271,7 @@ class Connection:
         server = self._server
         at = 0
         while events or at < len(data):
-            async with server.turns.turn(self._usage):
+            async with server.turns.turn(self._usage, server.now()):
                 if self._aborted:
                     raise trio.ClosedResourceError
                 began, used = server.now(), time.thread_time()

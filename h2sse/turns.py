@@ -24,10 +24,12 @@ __all__ = ["Turns", "Usage"]
 # Of what was used, a share of 1/e is left after so many seconds.
 _MEMORY_SECONDS = 0.5
 # Much is so much at once, as for a page load; or, by the above, a hundredth of the time, as for
-# twenty publishes a second.  Less than twice that is the same to who waits: a flood of new
-# connections, which have used nothing yet, is not to come before who has been there for long.
+# twenty publishes a second.  Less than twice that is the same to who waits.
 _MUCH_SECONDS = 0.005
 _LITTLE_SECONDS = 2 * _MUCH_SECONDS
+# To who waits, a newcomer has used so much already, about what is left to each of twenty that never
+# stop.  Else whoever publishes often would wait for twenty that have just come.
+_NEWCOMER_SECONDS = 2 * _LITTLE_SECONDS
 # When all input that did not wait for a turn has so much of the time, a hundred connections that
 # stay below the above, less than that is much.
 _CROWDED_SECONDS = 0.6 * _MEMORY_SECONDS
@@ -38,11 +40,11 @@ _MUCH_IN_A_CROWD_SECONDS = 0.002
 class Usage:
     """How much of the processor's time the input of one peer has taken of late."""
 
-    __slots__ = ("_at", "_seconds")
+    __slots__ = ("_at", "_came", "_seconds")
 
     def __init__(self, now: float) -> None:
         self._seconds = 0.0
-        self._at = now
+        self._at = self._came = now
 
     def add(self, seconds: float, now: float) -> None:
         """So much more of it was used, until now."""
@@ -50,20 +52,24 @@ class Usage:
         self._at = now
 
     def _left(self, now: float) -> float:
-        return self._seconds * math.exp((self._at - now) / _MEMORY_SECONDS)
+        return _left(self._seconds, now - self._at)
 
     def over(self, seconds: float, now: float) -> bool:
         """Whether it is more than that."""
         return self._seconds > seconds and self._left(now) > seconds
 
-    @property
-    def rank(self) -> float:
+    def rank(self, now: float) -> float:
         """The less was used the less this is; compares with that of any other, at any time.
 
         All is forgotten at one rate, so those who wait need not be looked at again: their order
-        stays, and newcomers fall in behind whoever has waited for long enough.
+        stays, and who comes later falls in behind whoever has waited for long enough.
         """
-        return self._at + _MEMORY_SECONDS * math.log(max(self._seconds, _LITTLE_SECONDS))
+        used = self._left(now) + _left(_NEWCOMER_SECONDS, now - self._came)
+        return now + _MEMORY_SECONDS * math.log(max(used, _LITTLE_SECONDS))
+
+
+def _left(seconds: float, age: float) -> float:
+    return seconds * math.exp(-age / _MEMORY_SECONDS)
 
 
 @final
@@ -85,10 +91,10 @@ class Turns:
         return usage.over(_MUCH_IN_A_CROWD_SECONDS if crowded else _MUCH_SECONDS, now)
 
     @asynccontextmanager
-    async def turn(self, usage: Usage) -> AsyncIterator[None]:
+    async def turn(self, usage: Usage, now: float) -> AsyncIterator[None]:
         """Wait for a turn, and have it."""
         if self._taken:
-            await self._wait(usage.rank)
+            await self._wait(usage.rank(now))
         self._taken = True
         try:
             yield

@@ -592,7 +592,7 @@ async def test_of_records_without_data_one_step_is_taken_at_a_time() -> None:
     async with serving(h2sse.App()) as served, served.client() as other:
         before = set(served.server.connections)
         async with trio.open_nursery() as nursery:
-            async with served.server.turns.turn(Usage(0)):  # another's
+            async with served.server.turns.turn(Usage(0), 0):  # another's
                 nursery.start_soon(
                     _attack_once, ATTACKS["key updates"], *served.address, Counter[str]()
                 )
@@ -618,7 +618,7 @@ async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -
         served.client() as other,
     ):
         await one.fetch("/long")
-        async with served.server.turns.turn(Usage(0)):
+        async with served.server.turns.turn(Usage(0), 0):
             stream, data = one.request("/healthz")
             await one.send(data)
             before = served.server.statistics().requests

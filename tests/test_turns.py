@@ -56,36 +56,46 @@ def test_order_does_not_change_as_time_goes_by(
     """Nor with when it was last looked at."""
     now = 1 + later
     ranks = [used(*sorted(parts, key=lambda part: part[1])) for parts in (one, other)]
-    before = [usage.rank for usage in ranks]
+    before = [usage.rank(1) for usage in ranks]
     left = []
     for usage in ranks:
         usage.add(0, now)
         left.append(usage._seconds)
     if min(left) > 0.01 and abs(left[0] - left[1]) > 1e-6:
         assert (before[0] < before[1]) == (left[0] < left[1])
-        assert [usage.rank for usage in ranks] == pytest.approx(before)
+        assert [usage.rank(now) for usage in ranks] == pytest.approx(before)
 
 
 async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None:
     turns, order = Turns(0), []
 
-    async def take(name: str, usage: Usage) -> None:
-        async with turns.turn(usage):
+    async def take(name: str, usage: Usage, now: float) -> None:
+        async with turns.turn(usage, now):
             order.append(name)
             await trio.lowlevel.checkpoint()
             assert order[-1] == name
 
-    async with trio.open_nursery() as nursery, turns.turn(used()):
-        for name, seconds in {"c": 0.03, "a": 0.01, "d": 0.04, "b": 0.001, "e": 1.0}.items():
-            nursery.start_soon(take, name, used((seconds, 1)))
+    async with trio.open_nursery() as nursery, turns.turn(used(), 0):
+        for name, seconds in {"c": 0.03, "a": 0.009, "d": 0.04, "b": 0.001, "e": 1.0}.items():
+            nursery.start_soon(take, name, used((seconds, 9)), 9)
             await trio.testing.wait_all_tasks_blocked()
         # Whoever has waited for long enough comes before one that comes now.
-        nursery.start_soon(take, "late", used((0.03, 2)))
+        nursery.start_soon(take, "late", used((0.03, 10)), 10)
         await trio.testing.wait_all_tasks_blocked()
         assert order == []
     assert order == ["a", "b", "c", "d", "late", "e"]
-    async with turns.turn(used()):  # it is free again
+    async with turns.turn(used(), 0):  # it is free again
         pass
+
+
+def test_who_has_been_there_comes_before_newcomers_until_they_have_been_there_too() -> None:
+    there = used((0.015, 9))
+    assert there.rank(9) < Usage(9).rank(9)
+    assert there.rank(9.1) < Usage(9).rank(9.1)
+    # Of those who have used little nobody is before another, be it new or idle for long.
+    assert used((0.004, 9)).rank(9) == used((0.004, 0)).rank(9) == Usage(0).rank(9)
+    there.add(0.015, 10)
+    assert Usage(9).rank(10) < there.rank(10)
 
 
 async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
@@ -93,12 +103,12 @@ async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
 
     async def take(name: str, scope: trio.CancelScope) -> None:
         with scope:
-            async with turns.turn(used()):
+            async with turns.turn(used(), 0):
                 had.append(name)
 
     scopes = {name: trio.CancelScope() for name in "abcd"}
     async with trio.open_nursery() as nursery:
-        async with turns.turn(used()):
+        async with turns.turn(used(), 0):
             for name, scope in scopes.items():
                 nursery.start_soon(take, name, scope)
                 await trio.testing.wait_all_tasks_blocked()
@@ -109,9 +119,9 @@ async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
         scopes["a"].cancel()
     assert had in (["a", "c"], ["c"])
     with pytest.raises(ZeroDivisionError):
-        async with turns.turn(used()):
+        async with turns.turn(used(), 0):
             raise ZeroDivisionError
-    async with turns.turn(used()):
+    async with turns.turn(used(), 0):
         pass
 
 
@@ -119,7 +129,7 @@ async def test_between_two_turns_all_others_run() -> None:
     turns, rounds, had = Turns(0), 0, []
 
     async def take() -> None:
-        async with turns.turn(used()):
+        async with turns.turn(used(), 0):
             had.append(rounds)
 
     async def other() -> None:

@@ -150,8 +150,8 @@ class Line:
         passed_over = 0
         while self._waiting:
             place, _ = self._waiting.popitem(last=False)
-            trio.lowlevel.reschedule(place.task)
             place.left = passed_over < _GONE_AT_ONCE and has_left(place.sock)
+            trio.lowlevel.reschedule(place.task)
             if not place.left:
                 return
             passed_over += 1

@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Turns", "Usage"]
 
-# Of what was used, a share of 1/e is left after so many seconds.
-_MEMORY_SECONDS = 0.5
-# Much is so much at once, as for a page load; or, by the above, a hundredth of the time, as for
-# twenty publishes a second.  Less than twice that is the same to who waits.
+# Of what was used, a share of 1/e is left after so many seconds: long beside what a hundred wait for
+# a turn, so that who never stops stays behind who asks now and then.
+_MEMORY_SECONDS = 2.0
+# Much is so much at once, as for a page load; or, by the above, a four-hundredth of the time, as
+# for five publishes a second.
 _MUCH_SECONDS = 0.005
-_LITTLE_SECONDS = 2 * _MUCH_SECONDS
-# To who waits, a newcomer has used so much already, about what is left to each of twenty that never
-# stop.  Else whoever publishes often would wait for twenty that have just come.
-_NEWCOMER_SECONDS = 2 * _LITTLE_SECONDS
+# To who waits, less than this is the same; and a newcomer has used so much already, which is more
+# than whoever publishes often does.  Else that one would wait for all who have just come.
+_LITTLE_SECONDS = 0.002
+_NEWCOMER_SECONDS = 0.05
 # When all input that did not wait for a turn has so much of the time, a hundred connections that
 # stay below the above, less than that is much.
 _CROWDED_SECONDS = 0.6 * _MEMORY_SECONDS

@@ -27,9 +27,9 @@ def test_much_is_so_much_at_once_or_such_a_share_of_the_time(each: float) -> Non
     assert needed(used((0.005_1, 0)), 0)
     assert not needed(used((0.005_1, 0)), 1)
     assert not needed(used((0.005_1, 0), (0.000_1, 1)), 1)
-    for share, much in ((0.009_5, False), (0.010_5, True)):
-        steady = used(*((each, at * each / share) for at in range(round(5 * share / each))))
-        assert needed(steady, 5) == much
+    for share, much in ((0.002_4, False), (0.002_6, True)):
+        steady = used(*((each, at * each / share) for at in range(round(20 * share / each))))
+        assert needed(steady, 20) == much
 
 
 def test_in_a_crowd_less_is_much() -> None:
@@ -76,7 +76,7 @@ async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None
             assert order[-1] == name
 
     async with trio.open_nursery() as nursery, turns.turn(used(), 0):
-        for name, seconds in {"c": 0.03, "a": 0.009, "d": 0.04, "b": 0.001, "e": 1.0}.items():
+        for name, seconds in {"c": 0.03, "a": 0.001_2, "d": 0.04, "b": 0.001, "e": 1.0}.items():
             nursery.start_soon(take, name, used((seconds, 9)), 9)
             await trio.testing.wait_all_tasks_blocked()
         # Whoever has waited for long enough comes before one that comes now.
@@ -93,8 +93,8 @@ def test_who_has_been_there_comes_before_newcomers_until_they_have_been_there_to
     assert there.rank(9) < Usage(9).rank(9)
     assert there.rank(9.1) < Usage(9).rank(9.1)
     # Of those who have used little nobody is before another, be it new or idle for long.
-    assert used((0.004, 9)).rank(9) == used((0.004, 0)).rank(9) == Usage(0).rank(9)
-    there.add(0.015, 10)
+    assert used((0.001, 9)).rank(9) == used((0.004, 0)).rank(9) == Usage(0).rank(9)
+    there.add(0.03, 10)
     assert Usage(9).rank(10) < there.rank(10)
 
 

@@ -434,6 +434,7 @@ class Http2:
     def _came_to(self, stream: int, outcome: Outcome) -> None:
         match outcome:
             case Request():
+                self._patience.served()
                 self._events.append(outcome)
             case Reset(code, reason):
                 self._reset(stream, code, reason)

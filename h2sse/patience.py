@@ -30,6 +30,7 @@ class Patience:
     __slots__ = (
         "_flow",
         "_frame_until",
+        "_idle",
         "_idle_until",
         "_limits",
         "_machine",
@@ -38,6 +39,7 @@ class Patience:
         "_requests",
         "_rests_until",
         "_sent",
+        "_served",
         "_useful_at",
     )
 
@@ -49,7 +51,10 @@ class Patience:
         self._flow = flow
         self._requests = requests
         self._frame_until: float | None = now + limits.request_seconds
-        self._idle_until: float | None = now + limits.idle_seconds  # None: streams are open
+        # What was never fit to be served puts off nothing: one malformed request after the other.
+        self._idle = True
+        self._idle_until = now + limits.idle_seconds
+        self._served = False
         # When something has last come of a stream; and when the connection ends because some were
         # held for nothing since, if all that are left by then only hold, too.
         self._useful_at = now
@@ -76,11 +81,18 @@ class Patience:
 
     def opened(self) -> None:
         """A stream has been opened."""
-        self._idle_until = None
+        self._idle = False
+
+    def served(self) -> None:
+        """It was a request, whole and well formed."""
+        self._served = True
 
     def emptied(self, now: float) -> None:
         """None is open any more."""
-        self._idle_until = now + self._limits.idle_seconds
+        self._idle = True
+        if self._served:
+            self._served = False
+            self._idle_until = now + self._limits.idle_seconds
         self._rests_until = 0.0
 
     def useful(self, now: float) -> None:
@@ -113,7 +125,7 @@ class Patience:
         """All has been looked at; but for what is waited for here, nothing is due `until` then."""
         waits = self._requests.bodies or self._pace is not None or self._overdue_at < math.inf
         if self._frame_until is None and not waits:
-            self._rests_until = until if self._idle_until is None else self._idle_until
+            self._rests_until = self._idle_until if self._idle else until
 
     def frame_is_late(self, now: float) -> bool:
         """Whether the rest of a frame, or of a header section, has not come in time."""
@@ -121,8 +133,8 @@ class Patience:
 
     def serves_nothing(self, now: float) -> bool:
         """Whether nothing has been open for too long, or all that is is held for nothing."""
-        idle_until, overdue = self._idle_until, now >= self._overdue_at
-        if (idle_until is not None and now >= idle_until) or (overdue and self._only_holds()):
+        overdue = now >= self._overdue_at
+        if (self._idle and now >= self._idle_until) or (overdue and self._only_holds()):
             return True
         if overdue:
             self._overdue_at = math.inf

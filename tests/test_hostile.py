@@ -723,6 +723,16 @@ HELD_ANEW: dict[str, tuple[bytes, Callable[[RawClient], bytes], float]] = {
         lambda client: _get("/large")(client) + _post(client),
         10,
     ),
+    "malformed requests, each 5 s": (
+        HELLO,
+        lambda client: client.request("/healthz", ("connection", "close"))[1],
+        5,
+    ),
+    "header sections too large, each 50 s": (
+        HELLO,
+        lambda client: client.request("/healthz", *[("x", "y")] * 110)[1],
+        50,
+    ),
 }
 
 

@@ -338,6 +338,9 @@ ATTACKS: dict[str, Attack] = {
     ),
     "http/1.1: a long head": _http1(_over_and_over(_HOLDING, then=b"y" * 4_096)),
     "http/1.1: a large body": _http1(_once(_POST + b"Content-Length: 9999999\r\n\r\n")),
+    "http/1.1: unfinished bodies": _http1(
+        _once(_POST + b"Content-Length: 1048576\r\n\r\n" + bytes(1_048_575))
+    ),
     "http/1.1: chunks of a byte": _http1(
         _over_and_over(_POST + _CHUNKED + b"\r\n", then=b"1\r\nx\r\n" * 500)
     ),

@@ -153,6 +153,8 @@ class ServerStatistics:
     refused_streams: int
     overflowed: int
     reasons: Mapping[str, int]
+    # Of request bodies that are not whole yet.
+    unfinished_body_bytes: int = 0
     # Events times tabs that `drop-oldest` and `latest` let go of.
     lost: Mapping[str, int] = field(default_factory=dict)
     # Of PINGs over HTTP/2: seconds to the peer and back.

@@ -80,6 +80,9 @@ class Limits:
     event_bytes: int = 2 * 1024 * 1024
     # All unfinished bodies of a connection together.
     connection_body_bytes: int = 2 * 1024 * 1024
+    # The same for all connections together, 64 bodies at their bound.  Past this those begun first
+    # are refused: a publisher's takes milliseconds, one held to fill the memory `body_seconds`.
+    total_body_bytes: int = 64 * 1024 * 1024
     # Topics in one request; a page that needs more wants one topic for all of them.
     topics_per_request: int = 32
     # A topic's name, in UTF-8.

@@ -31,6 +31,7 @@ from .streams import Streams
 from .tls_socket import STEP_BYTES, TlsSocket
 from .turns import Usage
 from .unison import FLUSH_BYTES, Part
+from .uploads import OVER_TOTAL
 from .wire import Drained, Gone, Overflowed, Request
 
 if TYPE_CHECKING:
@@ -180,6 +181,7 @@ class Connection:
             self._member.leave()
             self._member = None
         self._note(0)
+        self._note_bodies()
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
@@ -295,6 +297,7 @@ class Connection:
     def _taken(self, used: float) -> float:
         """Input has been taken in since the thread had `used` so much; how much more it has now."""
         self.flush()
+        self._note_bodies()
         took = time.thread_time() - used
         self._usage.add(took, self._server.now())
         return took
@@ -348,6 +351,7 @@ class Connection:
                 self._age(now)
             if events or wire.unsent or wire.closed:
                 self.flush()
+            self._note_bodies()
 
     # -- going away
 
@@ -552,6 +556,28 @@ class Connection:
         if waits != self._noted:
             self._noted = waits
             self._server.app.ledger.note(self, waits)
+
+    def _note_bodies(self) -> None:
+        wire, server = self._wire, self._server
+        server.uploads.note(self, wire.body_bytes if wire is not None and not self._aborted else 0)
+        server.uploads.relieve(server.limits.total_body_bytes)
+
+    @property
+    def body_due(self) -> float:
+        """When the first request body that is not whole is to be."""
+        return self._wire.body_due if self._wire is not None else math.inf
+
+    def refuse_body(self) -> None:
+        """Refuse that one, for it and others take too much."""
+        assert self._wire is not None
+        try:
+            self._wire.refuse_body(OVER_TOTAL)
+            self._act(self._wire.take_events())
+            self.flush()
+            self._note_bodies()
+        except Exception:
+            logger.exception("connection %d of %s failed", self.number, self.peer)
+            self.abort()
 
     def shed(self, reason: str) -> None:
         """Give up what takes most of the memory: a tab, or, without one, the connection."""

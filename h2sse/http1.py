@@ -155,6 +155,16 @@ class Http1:
         return self._backlog + (self.unsent if self._output else 0)
 
     @property
+    def body_bytes(self) -> int:
+        """Bytes of the request body that is not whole yet."""
+        return len(self._exchange.body) if self._state is _State.BODY and self._exchange else 0
+
+    @property
+    def body_due(self) -> float:
+        """When it is to be whole, infinity if there is none."""
+        return self._deadline if self._state is _State.BODY else math.inf
+
+    @property
     def idle(self) -> bool:
         """True when it is open, nothing `waits` and no event is to be taken."""
         return not (self._waiting or self._output or self._events or self._state is _CLOSED)
@@ -450,6 +460,11 @@ class Http1:
             case _:
                 raise AssertionError("nothing is due from the peer")
         return self.take_events()
+
+    def refuse_body(self, reason: str) -> None:
+        """Answer 503 to the request whose body is not whole yet, and close."""
+        if self._state is _State.BODY:
+            self._refuse(RemoteError(reason, status=503))
 
     def drain(self) -> None:
         """Serve the request in progress, saying `connection: close`, and no other."""

@@ -60,14 +60,14 @@ class Head:
 
 @final
 class Exchange:
-    """A request from its header section to its answer."""
+    """A request from its header section to its answer; `body` is what has come of it."""
 
-    __slots__ = ("_body", "_chunks", "_limits", "_waits", "head")
+    __slots__ = ("_chunks", "_limits", "_waits", "body", "head")
 
     def __init__(self, head: Head, limits: Limits) -> None:
         self.head = head
         self._limits = limits
-        self._body = bytearray()
+        self.body = bytearray()
         self._chunks = _Chunks(head.section) if head.size is None else None
         self._waits = head.expects_continue
 
@@ -79,10 +79,10 @@ class Exchange:
         if data:
             self._waits = False
         if self._chunks is not None:
-            return self._chunks.read(data, self._body, self._limits)
+            return self._chunks.read(data, self.body, self._limits)
         assert self.head.size is not None
-        missing = self.head.size - len(self._body)
-        self._body += data[:missing]
+        missing = self.head.size - len(self.body)
+        self.body += data[:missing]
         return data[missing:] if len(data) >= missing else None
 
     def go_on(self) -> bytes:
@@ -92,8 +92,8 @@ class Exchange:
 
     def request(self, stream: int, *, connection: int, peer: str) -> Request:
         """What has been read, once it is whole.  The body is handed over, not kept."""
-        body = bytes(self._body)
-        self._body.clear()
+        body = bytes(self.body)
+        self.body.clear()
         head = self.head
         return Request(
             stream=stream,

@@ -138,6 +138,14 @@ class Http2:
         return self._flow.queued + self._machine.unsent
 
     @property
+    def body_bytes(self) -> int:
+        return 0 if self._closed else self._requests.size
+
+    @property
+    def body_due(self) -> float:
+        return self._requests.due
+
+    @property
     def round_trip(self) -> float | None:
         """The round-trip time in seconds, as last measured."""
         return self._liveness.round_trip
@@ -594,6 +602,12 @@ class Http2:
             case Outflow():
                 self._flow.overflow(most, reason)
         return True
+
+    def refuse_body(self, reason: str) -> None:
+        if not self._closed:
+            stream = next(iter(self._requests.bodies))
+            self._came_to(stream, Refused(wire.problem(503, reason), reason))
+            self._requests.drop(stream)
 
     def drain(self) -> None:
         if self._closed or self._draining:

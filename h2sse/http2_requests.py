@@ -8,6 +8,7 @@ well formed, and too much or too late.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias, final
 
@@ -56,15 +57,18 @@ class _Body:
 
 @final
 class Requests:
-    """The requests of one connection; `bodies` are those that are not whole yet, by stream."""
+    """The requests of one connection; `bodies` are those that are not whole yet, by stream.
 
-    __slots__ = ("_bytes", "_connection", "_limits", "_peer", "bodies")
+    `size` is what has come of these, in bytes.
+    """
+
+    __slots__ = ("_connection", "_limits", "_peer", "bodies", "size")
 
     def __init__(self, limits: Limits, *, connection: int, peer: str) -> None:
         self._limits = limits
         self._connection = connection
         self._peer = peer
-        self._bytes = 0
+        self.size = 0
         self.bodies: dict[int, _Body] = {}
 
     def begin(self, stream: int, head: Verdict, ended: bool, now: float) -> Outcome | None:
@@ -88,13 +92,13 @@ class Requests:
         """DATA has come for one of `bodies`."""
         body = self.bodies[stream]
         body.data += data
-        self._bytes += len(data)
+        self.size += len(data)
         limits, expected = self._limits, body.head.content_length
         if expected is not None and len(body.data) > expected:
             return Reset(ErrorCodes.PROTOCOL_ERROR, "body over its content-length")
         if len(body.data) > limits.body_bytes:
             return self._too_large()
-        if self._bytes > limits.connection_body_bytes:
+        if self.size > limits.connection_body_bytes:
             return Reset(ErrorCodes.ENHANCE_YOUR_CALM, "too many bodies at once")
         return None
 
@@ -110,7 +114,7 @@ class Requests:
         """The body, if there is one, is not waited for any more."""
         body = self.bodies.pop(stream, None)
         if body is not None:
-            self._bytes -= len(body.data)
+            self.size -= len(body.data)
 
     def late(self, now: float) -> dict[int, Refused]:
         """The streams whose body is not whole after `body_seconds`, and their answer."""
@@ -119,6 +123,11 @@ class Requests:
             return {}
         answer = problem(408, f"no body within {self._limits.body_seconds} s")
         return dict.fromkeys(late, Refused(answer, "no whole body within body_seconds"))
+
+    @property
+    def due(self) -> float:
+        """When the first of `bodies` is to be whole, infinity without any."""
+        return next((body.deadline for body in self.bodies.values()), math.inf)
 
     def _too_large(self) -> Refused:
         detail = f"a body may have {self._limits.body_bytes} bytes"

@@ -42,6 +42,7 @@ class _Snapshot(Collector):
         totals: Counter[str] = Counter()
         lost = Counter(app.ledger.lost)
         round_trips = Histogram()
+        body_bytes = 0
         for server in app.servers:
             counts = server.statistics()
             connections.update(counts.connections)
@@ -51,6 +52,7 @@ class _Snapshot(Collector):
                 totals[name] += getattr(counts, name)
             lost.update(counts.lost)
             round_trips.add(counts.round_trips)
+            body_bytes += counts.unfinished_body_bytes
 
         yield _by_protocol("h2sse_connections", "Connections open now.", connections)
         yield _by_protocol("h2sse_tabs", "Event streams open now.", tabs)
@@ -85,6 +87,11 @@ class _Snapshot(Collector):
             "h2sse_backlog_largest_bytes",
             "What waits for the one of them that is most behind.",
             value=app.ledger.largest,
+        )
+        yield GaugeMetricFamily(
+            "h2sse_unfinished_body_bytes",
+            "What has come of request bodies that are not whole yet.",
+            value=body_bytes,
         )
         ended = CounterMetricFamily(
             "h2sse_ended", "Streams and connections we ended, by reason.", labels=["reason"]

@@ -32,6 +32,7 @@ from .sse import HEARTBEAT
 from .tls import Certificates
 from .turns import Turns
 from .unison import FLUSH_BYTES, FLUSH_SLICE, Unison
+from .uploads import Uploads
 
 if TYPE_CHECKING:
     from .app import App
@@ -157,6 +158,7 @@ class Server:
         self._accepted = self._refused = 0
         self._full_logged = False
         self.turns = Turns(self.now())
+        self.uploads = Uploads()
         self.handshakes = Handshakes()
         self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
         self._untold = 0
@@ -489,6 +491,7 @@ class Server:
             refused_streams=totals["refused"],
             overflowed=totals["overflowed"],
             reasons=reasons,
+            unfinished_body_bytes=self.uploads.total,
             lost={name: totals[name] for name in LOSSY},
             round_trips=self.round_trips.copy(),
         )

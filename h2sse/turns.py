@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Turns", "Usage"]
 
-# Of what was used, a share of 1/e is left after so many seconds: long beside what a hundred wait for
-# a turn, so that who never stops stays behind who asks now and then.
+# Of what was used, a share of 1/e is left after so many seconds: long beside the time in which a
+# hundred have a turn each, so that who never stops stays behind who asks now and then.
 _MEMORY_SECONDS = 2.0
 # Much is so much at once, as for a page load; or, by the above, a four-hundredth of the time, as
 # for five publishes a second.

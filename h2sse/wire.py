@@ -360,6 +360,14 @@ class Wire(Protocol):
         """Bytes of everything that waits to be taken, as if no two streams shared a payload."""
 
     @property
+    def body_bytes(self) -> int:
+        """Bytes of the request bodies that are not whole yet."""
+
+    @property
+    def body_due(self) -> float:
+        """When the first of them is to be whole, infinity without any."""
+
+    @property
     def idle(self) -> bool:
         """True when it is open, nothing `waits` and no event is to be taken: one look for all."""
 
@@ -403,6 +411,9 @@ class Wire(Protocol):
 
     def shed(self, reason: str) -> bool:
         """End the stream, or those of the lane, for which most waits; False if there is none."""
+
+    def refuse_body(self, reason: str) -> None:
+        """Answer 503 to the request whose body is due first."""
 
     def expire(self, now: float) -> Sequence[WireEvent]:
         """End whatever has waited past its deadline for the peer."""

@@ -39,6 +39,7 @@ LAYERS: dict[str, set[str]] = {
             "history",
             "overflow",
             "ledger",
+            "uploads",
             "hub",
             "publishing",
             "app",

@@ -96,6 +96,7 @@ FAMILIES = {
     "h2sse_backlog_bytes": "gauge",
     "h2sse_backlog_connections": "gauge",
     "h2sse_backlog_largest_bytes": "gauge",
+    "h2sse_unfinished_body_bytes": "gauge",
     "h2sse_ended": "counter",
     "h2sse_publish_latency_seconds": "histogram",
     "h2sse_round_trip_seconds": "histogram",

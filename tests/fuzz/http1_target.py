@@ -233,7 +233,7 @@ def measure(wire: Wire) -> None:
     )
     assert len(wire._unread) <= max(UNREAD_BYTES, LIMITS.header_list_bytes) + 1
     if wire._exchange is not None:
-        assert len(wire._exchange._body) <= LIMITS.body_bytes
+        assert len(wire._exchange.body) <= LIMITS.body_bytes
     if wire.closed:
         assert not wire._unread
         assert wire._exchange is None

@@ -258,7 +258,7 @@ def measure(wire: Wire) -> None:
     assert len(wire._buffer) <= HEAD_BYTES + FRAME_BYTES
     bodies = wire._requests.bodies
     sizes = [len(each.data) for each in bodies.values()]
-    assert wire._requests._bytes == sum(sizes) <= LIMITS.connection_body_bytes
+    assert wire._requests.size == sum(sizes) <= LIMITS.connection_body_bytes
     assert max(sizes, default=0) <= LIMITS.body_bytes
     assert wire.open_streams <= LIMITS.max_concurrent_streams
     assert len(machine._closed_streams) <= CLOSED_STREAMS

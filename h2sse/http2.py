@@ -662,7 +662,9 @@ class Http2:
         while finished:
             stream = finished.pop()
             outflow = outflows.get(stream)
-            if outflow is not None and outflow.owes <= 0:
+            if outflow is not None and outflow.owes > 0:
+                self._patience.held()
+            elif outflow is not None:
                 self._patience.useful(self._flow.now)
             self._forget(stream)
 

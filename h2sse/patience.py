@@ -101,10 +101,15 @@ class Patience:
         self._overdue_at = math.inf
 
     def given_up(self, stream: int, now: float) -> None:
-        """The peer has reset a stream: one that was held for nothing buys no time for the next."""
-        if not self._holds(stream):
+        """The peer has reset a stream."""
+        if self._holds(stream):
+            self.held()
+        else:
             self.useful(now)
-        elif self._overdue_at == math.inf:
+
+    def held(self) -> None:
+        """A stream that was held for nothing is gone: it buys no time for the next."""
+        if self._overdue_at == math.inf:
             self._overdue_at = self._useful_at + self._limits.idle_seconds
 
     def ended(self, now: float, *, for_windows: bool) -> None:

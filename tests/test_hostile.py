@@ -776,6 +776,23 @@ async def test_a_stream_that_is_late_is_not_replaced(jumping_clock: MockClock) -
         assert trio.current_time() - began <= HELD_SECONDS
 
 
+async def test_a_tab_that_overflows_before_it_is_late_buys_no_time(
+    jumping_clock: MockClock,
+) -> None:
+    """Of which nothing was ever taken."""
+    app = h2sse.App()
+    async with serving(app) as served, served.client(hello=NO_WINDOW) as client:
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_pings, client)
+            tab = await client.open_stream(EVENTS)
+            await trio.sleep(50)
+            app.publish("a", h2sse.Event(data="x" * served.server.limits.tab_backlog_bytes))
+            await gone(served)
+        assert tab.ended
+        assert trio.current_time() - began <= HELD_SECONDS
+
+
 @pytest.mark.parametrize("path", ["/healthz", EVENTS], ids=["answers", "tabs"])
 async def test_a_window_that_stays_closed_ends_its_tab_whatever_others_do(
     path: str, jumping_clock: MockClock

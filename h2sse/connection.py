@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, assert_never, final
 import trio
 
 from .full_socket import FullSocket
-from .handshake import admitted, part, shake_hands
+from .handshake import admitted, part, shake_hands, was_reset
 from .http1 import Http1
 from .http2 import Http2
 from .streams import Streams
@@ -274,7 +274,7 @@ class Connection:
         at = 0
         while events or at < len(data):
             async with server.turns.turn(self._usage, server.now()):
-                if self._aborted:
+                if self._aborted or was_reset(self._sock):
                     raise trio.ClosedResourceError
                 began, used = server.now(), time.thread_time()
                 until = began + TURN_SECONDS

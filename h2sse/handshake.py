@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
     from .tls_socket import TlsSocket
 
-__all__ = ["AT_ONCE", "Handshakes", "Line", "admitted", "has_left", "part", "shake_hands"]
+__all__ = [
+    "AT_ONCE",
+    "Handshakes",
+    "Line",
+    "admitted",
+    "has_left",
+    "part",
+    "shake_hands",
+    "was_reset",
+]
 
 _DISCARDED_BYTES = 16 * 1024
 
@@ -81,16 +90,25 @@ async def _refuse(sock: socket.socket, answer: bytes, linger_seconds: float) -> 
 AT_ONCE = 4
 # So many who have left are let go of at each turn, at 0.1 ms.
 _GONE_AT_ONCE = 16
-_ESTABLISHED = 1  # of TCP_INFO (linux/tcp.h)
+_ESTABLISHED, _CLOSE = 1, 7  # of TCP_INFO (linux/tcp.h)
 
 
 def has_left(sock: socket.socket) -> bool:
     """Whether its peer has closed or reset it, as far as the system tells."""
+    return _state(sock) != _ESTABLISHED
+
+
+def was_reset(sock: socket.socket) -> bool:
+    """Whether its peer has reset it, as far as the system tells: nobody would read an answer."""
+    return _state(sock) == _CLOSE
+
+
+def _state(sock: socket.socket) -> int:
     if sock.fileno() < 0:
-        return True
+        return _CLOSE
     if sys.platform != "linux":  # elsewhere there is none, or its states have other numbers
-        return False
-    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED
+        return _ESTABLISHED
+    return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
 
 
 @final

@@ -11,6 +11,8 @@ import ctypes
 import logging
 import socket
 import ssl
+import struct
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -48,6 +50,7 @@ from trio.testing import MockClock
 import h2sse
 import h2sse.connection
 from benchmarks.attacks import ATTACKS, EVENTS, FLOODS, _attack_once, malformed_requests
+from h2sse.handshake import was_reset
 from h2sse.sse import HEARTBEAT
 from h2sse.tls_socket import STEP_BYTES
 from h2sse.turns import Usage
@@ -626,6 +629,37 @@ async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -
                 await other.fetch("/healthz")
             assert served.server.statistics().requests == before + 5
         await one.answered(stream)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has left")
+async def test_who_resets_its_connection_has_no_turn() -> None:
+    """A peer can ask and reset faster than it is served, and those who stay would wait for all."""
+    app, heard = takes_long(), list[str]()
+
+    @app.get("/tell")
+    def tell(request: h2sse.Request) -> h2sse.Response:
+        heard.append(request.query)
+        return h2sse.Response(status=204)
+
+    async with serving(app) as served, served.client() as one, served.client() as other:
+        for client in (one, other):
+            await client.fetch("/long")
+        turns, connections = served.server.turns, set(served.server.connections)
+        with trio.fail_after(PATIENCE_SECONDS):
+            async with turns.turn(Usage(0), 0):
+                await one.send(one.request("/tell?one")[1])
+                stream, data = other.request("/tell?other")
+                await other.send(data)
+                while len(turns._waiting) < 2:  # noqa: ASYNC110 - it comes by no event
+                    await trio.sleep(0.01)
+                one.transport.transport_stream.setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+                await trio.aclose_forcefully(one.transport)
+                while not any(was_reset(each._sock) for each in connections):  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+        await other.over(stream)
+        assert heard == ["other"]
 
 
 # -- what holds a connection open, and does no more

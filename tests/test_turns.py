@@ -49,21 +49,28 @@ TIMES = st.floats(0, 1)
 PARTS = st.lists(st.tuples(st.floats(0.001, 1), TIMES), min_size=1, max_size=5)
 
 
-@given(one=PARTS, other=PARTS, later=st.floats(0, 1))
-def test_order_does_not_change_as_time_goes_by(
+@given(one=PARTS, other=PARTS, later=st.floats(0, 10))
+def test_who_has_used_less_of_late_ranks_before(
     one: list[tuple[float, float]], other: list[tuple[float, float]], later: float
 ) -> None:
-    """Nor with when it was last looked at."""
     now = 1 + later
-    ranks = [used(*sorted(parts, key=lambda part: part[1])) for parts in (one, other)]
-    before = [usage.rank(1) for usage in ranks]
-    left = []
-    for usage in ranks:
-        usage.add(0, now)
-        left.append(usage._seconds)
-    if min(left) > 0.01 and abs(left[0] - left[1]) > 1e-6:
-        assert (before[0] < before[1]) == (left[0] < left[1])
-        assert [usage.rank(now) for usage in ranks] == pytest.approx(before)
+    usages = [used(*sorted(parts, key=lambda part: part[1])) for parts in (one, other)]
+    ranks = [usage.rank(now) for usage in usages]
+    for usage in usages:
+        usage.add(0, now)  # nor does it matter when that was last reckoned
+    left = [usage._seconds for usage in usages]
+    if min(left) > 0.002 and abs(left[0] - left[1]) > 1e-6:
+        assert (ranks[0] < ranks[1]) == (left[0] < left[1])
+        assert [usage.rank(now) for usage in usages] == pytest.approx(ranks)
+
+
+def test_who_waits_comes_before_equals_who_come_later_and_at_last_before_anyone() -> None:
+    heavy, light = used((0.2, 9)), used((0.02, 9))
+    assert light.rank(9) < used((0.02, 9.1)).rank(9.1) < heavy.rank(9)
+    # A thousand that have just come, asked for much and wait since do not come before it.
+    light.add(0.02, 13)
+    assert light.rank(13) < Usage(9).rank(9)
+    assert heavy.rank(9) < used((0.02, 30)).rank(30)
 
 
 async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None:
@@ -80,7 +87,7 @@ async def test_who_has_used_least_is_next_and_of_equals_who_came_first() -> None
             nursery.start_soon(take, name, used((seconds, 9)), 9)
             await trio.testing.wait_all_tasks_blocked()
         # Whoever has waited for long enough comes before one that comes now.
-        nursery.start_soon(take, "late", used((0.03, 10)), 10)
+        nursery.start_soon(take, "late", used((0.03, 12)), 12)
         await trio.testing.wait_all_tasks_blocked()
         assert order == []
     assert order == ["a", "b", "c", "d", "late", "e"]

@@ -273,7 +273,8 @@ class Connection:
         server = self._server
         at = 0
         while events or at < len(data):
-            async with server.turns.turn(self._usage, server.now()):
+            waits = len(data) - at
+            async with server.turns.turn(self._usage, server.now(), waits):
                 if self._aborted or was_reset(self._sock):
                     raise trio.ClosedResourceError
                 began, used = server.now(), time.thread_time()

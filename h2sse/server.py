@@ -153,11 +153,12 @@ class Server:
             "http/1.1": Unison(self, "http/1.1"),
         }
         self.flushing = trio.Event()
+        self._flushes = False  # whether it is amid that
         self._emptied = trio.Event()
         self._draining = False
         self._accepted = self._refused = 0
         self._full_logged = False
-        self.turns = Turns(self.now())
+        self.turns = Turns(self.now(), lambda: self._flushes or self.flushing.is_set())
         self.uploads = Uploads()
         self.handshakes = Handshakes()
         self._telling = Bucket(_LOG_LINES, _LOG_LINES_PER_SECOND)
@@ -344,10 +345,12 @@ class Server:
         while True:
             await self.flushing.wait()
             self.flushing = trio.Event()
+            self._flushes = True
             began = self.app.clock()
             await self._flush_alone()
             for unison in self.unisons.values():
                 await unison.flush()
+            self._flushes = False
             self.app.flushed(began)
 
     async def _flush_alone(self) -> None:

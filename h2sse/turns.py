@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
 __all__ = ["Turns", "Usage"]
 
@@ -31,9 +31,14 @@ _MUCH_SECONDS = 0.005
 # than whoever publishes often does.  Else that one would wait for all who have just come.
 _LITTLE_SECONDS = 0.002
 _NEWCOMER_SECONDS = 0.05
+# So much is what waits to be taken in taken to be, as requests mostly are: who has a little to say
+# comes before twenty who ask for 250 tabs each, though none of them has used anything yet.
+_SECONDS_A_BYTE = 1e-6
 # To who waits, time goes by so much slower: else a thousand that come, ask for much and leave would
 # come, by waiting alone, before who has been there all the time.
 _FORGIVEN_IN_LINE = 0.25
+# The rounds of the loop between two turns, at the most: an event for 2,000 connections is out.
+_ROUNDS = 64
 # When all input that did not wait for a turn has so much of the time, a hundred connections that
 # stay below the above, less than that is much.
 _CROWDED_SECONDS = 0.6 * _MEMORY_SECONDS
@@ -62,13 +67,14 @@ class Usage:
         """Whether it is more than that."""
         return self._seconds > seconds and self._left(now) > seconds
 
-    def rank(self, now: float) -> float:
-        """What it ranks by that comes to wait now: the less was used the less this is.
+    def rank(self, now: float, waits: int = 0) -> float:
+        """What it ranks by that comes to wait now, with so many bytes: less if it has used less.
 
         It compares with that of any other who came before or will come after, so those who wait
         need not be looked at again: who comes later falls in behind whoever waits for long enough.
         """
         used = self._left(now) + _left(_NEWCOMER_SECONDS, now - self._came)
+        used += waits * _SECONDS_A_BYTE
         return _FORGIVEN_IN_LINE * now + _MEMORY_SECONDS * math.log(max(used, _LITTLE_SECONDS))
 
 
@@ -80,9 +86,11 @@ def _left(seconds: float, age: float) -> float:
 class Turns:
     """Turns that are had one at a time, the least rank first, with time for all others between."""
 
-    __slots__ = ("_order", "_taken", "_waiting", "without")
+    __slots__ = ("_busy", "_order", "_taken", "_waiting", "without")
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, busy: Callable[[], bool] = lambda: False) -> None:
+        """`busy` says whether what others do has been begun and needs more rounds of the loop."""
+        self._busy = busy
         # What was used by all who did not wait for one.
         self.without = Usage(now)
         self._taken = False
@@ -95,16 +103,20 @@ class Turns:
         return usage.over(_MUCH_IN_A_CROWD_SECONDS if crowded else _MUCH_SECONDS, now)
 
     @asynccontextmanager
-    async def turn(self, usage: Usage, now: float) -> AsyncIterator[None]:
-        """Wait for a turn, and have it."""
+    async def turn(self, usage: Usage, now: float, waits: int = 0) -> AsyncIterator[None]:
+        """Wait for a turn, with so many bytes to be taken in, and have it."""
         if self._taken:
-            await self._wait(usage.rank(now))
+            await self._wait(usage.rank(now, waits))
         self._taken = True
         try:
             yield
         finally:
-            # Else all who come meanwhile would have theirs in one round of the loop.
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            # Else all who come meanwhile would have theirs in one round of the loop, and an event
+            # for a hundred connections, which takes a few rounds, would wait for a turn in each.
+            for _ in range(_ROUNDS):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                if not self._busy():
+                    break
             self._taken = bool(self._waiting)
             if self._waiting:
                 _, _, task = heapq.heappop(self._waiting)

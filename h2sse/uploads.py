@@ -13,6 +13,8 @@ import heapq
 import itertools
 from typing import Protocol, final
 
+from .ledger import Tally
+
 __all__ = ["OVER_TOTAL", "Uploads"]
 
 # What is made free, of the bound.
@@ -34,23 +36,12 @@ class Uploader(Protocol):
 
 
 @final
-class Uploads:
+class Uploads(Tally[Uploader]):
     """The unfinished bodies of a server's connections."""
 
     def __init__(self) -> None:
-        self.total = 0  # bytes
-        self._held: dict[Uploader, int] = {}
+        super().__init__()
         self._relieving = False
-
-    def note(self, uploader: Uploader, size: int) -> None:
-        """Its bodies have so many bytes now."""
-        if not size and uploader not in self._held:
-            return
-        self.total += size - self._held.get(uploader, 0)
-        if size:
-            self._held[uploader] = size
-        else:
-            del self._held[uploader]
 
     def relieve(self, bound: int) -> None:
         """Refuse those begun first, if they have more than `bound` bytes in all."""

@@ -3,7 +3,8 @@
 A peer may ask for anything, as fast as it can, on as many connections as it can.  What a few
 requests take nobody notices; whoever has used more than that has its input taken in by turns with
 all others of whom that is true, one at a time, so that tabs wait for one turn at the most.  Of
-those who wait, who has used least of late is next.
+those who wait, who has used least of late is next; who has only just come counts as having used
+much, and so does what waits to be taken in: thousands that come, ask and leave have used nothing.
 """
 
 from __future__ import annotations

@@ -51,9 +51,6 @@ PIECE_BYTES = 512
 # ... for as long as this.  Whose input is longer, or has taken much time of late, takes turns with
 # all others of whom that is true (turns.py).
 TURN_SECONDS = 0.004
-# What cannot be cut may take far longer: an event for thousands who stand still, a slow handler.
-# From here on the next turn waits for as long, so that the others have half of the time at least.
-_LONG_TURN_SECONDS = 4 * TURN_SECONDS
 # What a peer may take to answer the PING that follows our first GOAWAY.
 ROUND_TRIP_SECONDS = 1.0
 # By how much of it connections differ in their age: those made together, as after a restart, would
@@ -277,8 +274,7 @@ class Connection:
             async with server.turns.turn(self._usage, server.now(), waits):
                 if self._aborted or was_reset(self._sock):
                     raise trio.ClosedResourceError
-                began, used = server.now(), time.thread_time()
-                until = began + TURN_SECONDS
+                until, used = server.now() + TURN_SECONDS, time.thread_time()
                 while True:
                     if not events:
                         events = wire.receive(data[at : at + PIECE_BYTES], came)
@@ -291,9 +287,6 @@ class Connection:
                     if not (events or at < len(data)) or server.now() > until:
                         break
                 self._taken(used)
-                took = server.now() - began
-                if took > _LONG_TURN_SECONDS:
-                    await trio.sleep(took)
 
     def _taken(self, used: float) -> float:
         """Input has been taken in since the thread had `used` so much; how much more it has now."""

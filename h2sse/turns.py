@@ -5,6 +5,10 @@ requests take nobody notices; whoever has used more than that has its input take
 all others of whom that is true, one at a time, so that tabs wait for one turn at the most.  Of
 those who wait, who has used least of late is next; who has only just come counts as having used
 much, and so does what waits to be taken in: thousands that come, ask and leave have used nothing.
+
+What cannot be cut may take far longer than a turn should: a large body, an event for thousands who
+stand still, a slow handler.  After such a turn comes a rest as long, so that the others have half
+of the time at least; who has used little goes on during it.
 """
 
 from __future__ import annotations
@@ -41,6 +45,10 @@ _FORGIVEN_IN_LINE = 0.25
 # Between two turns others have so much time to come to the end of what they have begun: it takes as
 # long to write an event to some 500 connections.
 _OTHERS_SECONDS = 0.01
+# After a turn longer than this comes a rest: four times what a turn should take.
+_LONG_SECONDS = 0.016
+# Who has used so much or less has turns during a rest: whoever publishes twenty times a second.
+_LIGHT_SECONDS = 0.02
 # When all input that did not wait for a turn has so much of the time, a hundred connections that
 # stay below the above, less than that is much.
 _CROWDED_SECONDS = 0.6 * _MEMORY_SECONDS
@@ -77,7 +85,11 @@ class Usage:
         """
         used = self._left(now) + _left(_NEWCOMER_SECONDS, now - self._came)
         used += waits * _SECONDS_A_BYTE
-        return _FORGIVEN_IN_LINE * now + _MEMORY_SECONDS * math.log(max(used, _LITTLE_SECONDS))
+        return _rank(max(used, _LITTLE_SECONDS), now)
+
+
+def _rank(used: float, now: float) -> float:
+    return _FORGIVEN_IN_LINE * now + _MEMORY_SECONDS * math.log(used)
 
 
 def _left(seconds: float, age: float) -> float:
@@ -88,7 +100,7 @@ def _left(seconds: float, age: float) -> float:
 class Turns:
     """Turns that are had one at a time, the least rank first, with time for all others between."""
 
-    __slots__ = ("_busy", "_order", "_taken", "_waiting", "without")
+    __slots__ = ("_busy", "_order", "_rests_until", "_taken", "_waiting", "without")
 
     def __init__(self, now: float, busy: Callable[[], bool] = lambda: False) -> None:
         """`busy` says whether what others do has been begun and needs more rounds of the loop."""
@@ -96,6 +108,7 @@ class Turns:
         # What was used by all who did not wait for one.
         self.without = Usage(now)
         self._taken = False
+        self._rests_until = -math.inf
         self._waiting: list[tuple[float, int, trio.lowlevel.Task]] = []
         self._order = itertools.count()
 
@@ -107,22 +120,48 @@ class Turns:
     @asynccontextmanager
     async def turn(self, usage: Usage, now: float, waits: int = 0) -> AsyncIterator[None]:
         """Wait for a turn, with so many bytes to be taken in, and have it."""
-        if self._taken:
-            await self._wait(usage.rank(now, waits))
+        rank = usage.rank(now, waits)
+        if self._taken or not self._may_go(rank):
+            await self._wait(rank)
         self._taken = True
+        began = trio.current_time()
         try:
             yield
         finally:
+            ended = trio.current_time()
             # Else all who come meanwhile would have theirs in one round of the loop, and an event
             # for a hundred connections, which takes a few rounds, would wait for a turn in each.
-            until = trio.current_time() + _OTHERS_SECONDS
+            until = ended + _OTHERS_SECONDS
             await trio.lowlevel.cancel_shielded_checkpoint()
             while self._busy() and trio.current_time() < until:
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            self._taken = bool(self._waiting)
-            if self._waiting:
-                _, _, task = heapq.heappop(self._waiting)
-                trio.lowlevel.reschedule(task)
+            self._taken = False
+            if ended - began > _LONG_SECONDS:
+                await self._rest(trio.current_time() + ended - began)
+            else:
+                self._go_on()
+
+    async def _rest(self, until: float) -> None:
+        """Whoever had a long turn waits as long, and so do all others that have used much."""
+        self._rests_until = until
+        self._go_on()
+        try:
+            await trio.sleep_until(until)
+        finally:
+            if self._rests_until == until:  # else there was another long turn meanwhile
+                self._rests_until = -math.inf
+                self._go_on()
+
+    def _may_go(self, rank: float) -> bool:
+        now = trio.current_time()
+        return now >= self._rests_until or rank <= _rank(_LIGHT_SECONDS, now)
+
+    def _go_on(self) -> None:
+        """Give the turn to who is next, unless someone has it."""
+        if not self._taken and self._waiting and self._may_go(self._waiting[0][0]):
+            self._taken = True
+            _, _, task = heapq.heappop(self._waiting)
+            trio.lowlevel.reschedule(task)
 
     async def _wait(self, rank: float) -> None:
         entry = rank, next(self._order), trio.lowlevel.current_task()

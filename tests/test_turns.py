@@ -138,6 +138,50 @@ async def test_one_that_gives_up_leaves_the_others_their_turns() -> None:
         pass
 
 
+async def had_beside_a_long_turn(gives_up: float) -> dict[str, float]:
+    """When each has a turn, if one of 0.1 s is had first, and who had it goes away then."""
+    turns, when = Turns(0), {}
+
+    async def have_long() -> None:
+        with trio.CancelScope(deadline=gives_up):
+            async with turns.turn(used(), 0):
+                await trio.sleep(0.1)
+
+    async def take(name: str, seconds: float, come: float) -> None:
+        await trio.sleep_until(come)
+        async with turns.turn(used((seconds, come)), come):
+            when[name] = round(trio.current_time(), 3)
+            await trio.sleep(0.01)
+            assert list(when)[-1] == name
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(have_long)
+        nursery.start_soon(take, "heavy", 0.4, 10.05)
+        nursery.start_soon(take, "light", 0.01, 10.06)
+        nursery.start_soon(take, "light too", 0.015, 10.07)
+        nursery.start_soon(take, "light later", 0.01, 10.16)
+        nursery.start_soon(take, "heavy later", 0.2, 10.17)
+    return when
+
+
+async def test_after_a_long_turn_only_who_has_used_little_goes_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    autojump_clock.jump(10)
+    when = await had_beside_a_long_turn(gives_up=20)
+    lights = {"light": 10.1, "light too": 10.11, "light later": 10.16}
+    assert when == lights | {"heavy later": 10.2, "heavy": 10.21}
+
+
+async def test_a_long_turn_whose_peer_has_gone_is_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    autojump_clock.jump(10)
+    when = await had_beside_a_long_turn(gives_up=10.15)
+    lights = {"light": 10.1, "light too": 10.11}
+    assert when == lights | {"heavy": 10.15, "light later": 10.16, "heavy later": 10.17}
+
+
 async def test_between_two_turns_all_others_run() -> None:
     turns, rounds, had = Turns(0), 0, []
 

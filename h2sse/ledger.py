@@ -15,7 +15,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import Counter
-from typing import Generic, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["OVER_TOTAL", "Ledger", "Tally"]
 
@@ -42,6 +45,7 @@ class Tally(Generic[_H]):
     def __init__(self) -> None:
         self.total = 0
         self._held: dict[_H, int] = {}
+        self._lightening = False
 
     def note(self, holder: _H, size: int) -> None:
         """It holds so many now."""
@@ -51,6 +55,33 @@ class Tally(Generic[_H]):
         else:
             self._held.pop(holder, None)
 
+    def _lighten(
+        self, bound: int, rank: Callable[[_H], float], give_way: Callable[[_H], None]
+    ) -> None:
+        """Have holders give way, the least rank first, if they hold more than `bound` in all.
+
+        One that does so is asked again in its turn; one that changes nothing is passed over.
+        """
+        if self.total <= bound or self._lightening:
+            return
+        self._lightening = True
+        enough = bound - bound // _PART
+        order = itertools.count()
+        heap = [(rank(holder), next(order), holder) for holder in self._held]
+        heapq.heapify(heap)
+        try:
+            while self.total > enough and heap:
+                ranked, _, holder = heapq.heappop(heap)
+                held = self._held.get(holder, 0)
+                if not held:
+                    continue  # it has let go of all by itself meanwhile
+                give_way(holder)
+                left = self._held.get(holder, 0)
+                if left and (left < held or rank(holder) > ranked):
+                    heapq.heappush(heap, (rank(holder), next(order), holder))
+        finally:
+            self._lightening = False
+
 
 @final
 class Ledger(Tally[Holder]):
@@ -59,7 +90,6 @@ class Ledger(Tally[Holder]):
     def __init__(self) -> None:
         super().__init__()
         self.lost: Counter[str] = Counter()  # events times tabs, by policy
-        self._relieving = False
 
     @property
     def largest(self) -> int:
@@ -73,19 +103,6 @@ class Ledger(Tally[Holder]):
 
     def relieve(self, bound: int) -> None:
         """Shed the largest, if more than `bound` bytes wait in all.  Not from amid a publish."""
-        if self.total <= bound or self._relieving:
-            return
-        self._relieving = True
-        enough = bound - bound // _PART
-        order = itertools.count()
-        heap = [(-waits, next(order), holder) for holder, waits in self._held.items()]
-        heapq.heapify(heap)
-        try:
-            while self.total > enough and heap:
-                before, _, holder = heapq.heappop(heap)
-                holder.shed(OVER_TOTAL)
-                left = self._held.get(holder, 0)
-                if 0 < left < -before:
-                    heapq.heappush(heap, (-left, next(order), holder))
-        finally:
-            self._relieving = False
+        self._lighten(
+            bound, lambda holder: -self._held[holder], lambda holder: holder.shed(OVER_TOTAL)
+        )

@@ -9,16 +9,11 @@ held to fill the memory.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 from typing import Protocol, final
 
 from .ledger import Tally
 
 __all__ = ["OVER_TOTAL", "Uploads"]
-
-# What is made free, of the bound.
-_PART = 64
 
 # Why a body is refused for others' sake.
 OVER_TOTAL = "bodies together at total_body_bytes"
@@ -39,24 +34,6 @@ class Uploader(Protocol):
 class Uploads(Tally[Uploader]):
     """The unfinished bodies of a server's connections."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._relieving = False
-
     def relieve(self, bound: int) -> None:
         """Refuse those begun first, if they have more than `bound` bytes in all."""
-        if self.total <= bound or self._relieving:
-            return
-        self._relieving = True
-        enough = bound - bound // _PART
-        order = itertools.count()
-        heap = [(each.body_due, next(order), each) for each in self._held]
-        heapq.heapify(heap)
-        try:
-            while self.total > enough and heap:
-                _, _, uploader = heapq.heappop(heap)
-                uploader.refuse_body()
-                if uploader in self._held:
-                    heapq.heappush(heap, (uploader.body_due, next(order), uploader))
-        finally:
-            self._relieving = False
+        self._lighten(bound, lambda each: each.body_due, lambda each: each.refuse_body())

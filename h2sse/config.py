@@ -36,8 +36,9 @@ class Limits:
     # A peer that stands still though something waits for it: window closed, socket full.  It moves
     # when in that time it takes so many bytes, or all that waited: by a byte now and then it would
     # hold the rest for ever.  Go's client gives its window back by as little, others by far more
-    # at once; a phone on 2G takes it in two seconds.
-    stall_seconds: float = 60
+    # at once; a phone on 2G takes it in two seconds.  Not longer, as a socket is full only when
+    # some 100 KB wait in it: by then whoever reads nothing has held it for a while already.
+    stall_seconds: float = 30
     stall_bytes: int = 4 * 1024
     # An HTTP/2 connection with streams and no input: then it is sent a PING.  A heartbeat goes out
     # every 15 s, and nothing comes back for it; 10,000 idle connections cost 2 % of a core so.

@@ -330,6 +330,7 @@ class Flow:
         9.2.6), so nothing half is ever seen.
         """
         self.cut(outflow)
+        outflow.owes = outflow.flow.limits.stall_bytes  # whatever it took before: it is behind
         self.events.append(Overflowed(outflow.h2.stream_id, reason))
 
     def cut(self, outflow: Outflow) -> None:

@@ -663,7 +663,7 @@ class Http2:
             stream = finished.pop()
             outflow = outflows.get(stream)
             if outflow is not None and outflow.owes > 0:
-                self._patience.held()
+                self._patience.held(self._flow.now)
             elif outflow is not None:
                 self._patience.useful(self._flow.now)
             self._forget(stream)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Patience"]
 
+# A tab that was ended for being behind comes back after its `retry`, two seconds or so: until then
+# its connection stays.
+_COMES_BACK_SECONDS = 5
+
 
 @final
 class Patience:
@@ -54,7 +58,7 @@ class Patience:
         # What was never fit to be served puts off nothing: one malformed request after the other.
         self._idle = True
         self._idle_until = now + limits.idle_seconds
-        self._served = False
+        self._served = 0  # requests of those open since it was idle, less those given up
         # When something has last come of a stream; and when the connection ends because some were
         # held for nothing since, if all that are left by then only hold, too.
         self._useful_at = now
@@ -85,13 +89,13 @@ class Patience:
 
     def served(self) -> None:
         """It was a request, whole and well formed."""
-        self._served = True
+        self._served += 1
 
     def emptied(self, now: float) -> None:
         """None is open any more."""
         self._idle = True
         if self._served:
-            self._served = False
+            self._served = 0
             self._idle_until = now + self._limits.idle_seconds
         self._rests_until = 0.0
 
@@ -103,14 +107,17 @@ class Patience:
     def given_up(self, stream: int, now: float) -> None:
         """The peer has reset a stream."""
         if self._holds(stream):
-            self.held()
-        else:
+            self.held(now)
+        elif stream in self._flow.outflows or stream in self._requests.bodies:
             self.useful(now)
+        else:
+            self._served -= 1  # it did not stay for the answer
 
-    def held(self) -> None:
+    def held(self, now: float) -> None:
         """A stream that was held for nothing is gone: it buys no time for the next."""
         if self._overdue_at == math.inf:
-            self._overdue_at = self._useful_at + self._limits.idle_seconds
+            over = self._useful_at + self._limits.idle_seconds
+            self._overdue_at = max(over, now + _COMES_BACK_SECONDS)
 
     def ended(self, now: float, *, for_windows: bool) -> None:
         """Streams have been ended for being late, for closed windows among others."""

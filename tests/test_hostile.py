@@ -24,6 +24,7 @@ from support import (
     ACK,
     CONTINUATION,
     DATA,
+    DEFAULT_WINDOW,
     END_HEADERS,
     END_STREAM,
     GOAWAY,
@@ -734,6 +735,11 @@ def _instead(build: Callable[[RawClient], bytes]) -> Callable[[RawClient], bytes
     return again
 
 
+def _reset_at_once(client: RawClient) -> bytes:
+    stream, data = client.request(EVENTS)
+    return data + reset(stream.id)
+
+
 # Likewise, but of these one comes every so many seconds.
 HELD_ANEW: dict[str, tuple[bytes, Callable[[RawClient], bytes], float]] = {
     "no window for a tab, each 50 s": (NO_WINDOW, _get(EVENTS), 50),
@@ -762,6 +768,7 @@ HELD_ANEW: dict[str, tuple[bytes, Callable[[RawClient], bytes], float]] = {
         lambda client: client.request("/healthz", ("connection", "close"))[1],
         5,
     ),
+    "requests that are reset at once, each 5 s": (HELLO, _reset_at_once, 5),
     "header sections too large, each 50 s": (
         HELLO,
         lambda client: client.request("/healthz", *[("x", "y")] * 110)[1],
@@ -801,9 +808,8 @@ async def test_a_stream_that_is_late_is_not_replaced(jumping_clock: MockClock) -
         began = trio.current_time()
         client.patience_seconds = HELD_SECONDS
         stream = await client.open_stream("/healthz")
-        for _ in range(3):
-            asked = await client.read_frame(PING)
-            await client.send(frame(PING, ACK, 0, asked.payload))
+        asked = await client.read_frame(PING)
+        await client.send(frame(PING, ACK, 0, asked.payload))
         await client.over(stream)
         await client.open_stream("/healthz")
         await gone(served)
@@ -820,11 +826,65 @@ async def test_a_tab_that_overflows_before_it_is_late_buys_no_time(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_answer_pings, client)
             tab = await client.open_stream(EVENTS)
-            await trio.sleep(50)
+            await trio.sleep(25)
             app.publish("a", h2sse.Event(data="x" * served.server.limits.tab_backlog_bytes))
             await gone(served)
         assert tab.ended
         assert trio.current_time() - began <= HELD_SECONDS
+
+
+async def _feed_by_a_byte(client: RawClient, stream: Stream) -> None:
+    with suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(window_update(stream.id, 1))
+            await trio.sleep(1)
+
+
+async def test_a_tab_that_is_fed_by_a_byte_buys_no_time_when_it_overflows(
+    jumping_clock: MockClock,
+) -> None:
+    """It has taken its greeting, and falls behind."""
+    app = h2sse.App()
+    async with serving(app) as served, served.client() as client:
+        began = trio.current_time()
+        tab = await client.listen(EVENTS)
+        await client.send(window_update(0, MAX_WINDOW - DEFAULT_WINDOW))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_answer_pings, client)
+            nursery.start_soon(_feed_by_a_byte, client, tab)
+            app.publish("a", h2sse.Event(data="x" * DEFAULT_WINDOW))  # no window is left
+            while not tab.over and served.server.connections:
+                app.publish("a", h2sse.Event(data="x" * 10_000))
+                await trio.sleep(1)
+            assert trio.current_time() - began >= 20
+            await gone(served)
+            nursery.cancel_scope.cancel()
+        assert trio.current_time() - began <= HELD_SECONDS
+
+
+async def test_a_tab_that_was_behind_finds_its_connection_when_it_comes_back(
+    jumping_clock: MockClock,
+) -> None:
+    app = h2sse.App()
+    async with (
+        serving(app) as served,
+        served.client(hello=NO_WINDOW) as client,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_answer_pings, client)
+        tab = await client.open_stream(EVENTS)
+        await client.send(window_update(tab.id, 10_000))
+        await trio.sleep(100)
+        app.publish("a", h2sse.Event(data="x" * 10_000))
+        app.publish("a", h2sse.Event(data="x" * served.server.limits.tab_backlog_bytes))
+        await trio.sleep(4)
+        assert tab.ended
+        again, data = client.request(EVENTS)
+        await client.send(data, window_update(again.id, 10_000))
+        await trio.sleep(100)
+        assert again.status == 200
+        assert not again.over
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("path", ["/healthz", EVENTS], ids=["answers", "tabs"])
@@ -840,14 +900,14 @@ async def test_a_window_that_stays_closed_ends_its_tab_whatever_others_do(
     ):
         nursery.start_soon(_answer_pings, client)
         held, read = await client.open_stream("/events?topic=b"), []
-        for _ in range(13):
+        for _ in range(8):
             assert not held.over
             stream, data = client.request(path)
             await client.send(data, window_update(stream.id, 10_000))
             read.append(stream)
             app.publish("a", h2sse.Event(data="x"))
             app.publish("b", h2sse.Event(data="x"))
-            await trio.sleep(5)
+            await trio.sleep(4)
         assert held.ended
         assert held.reset is None
         assert not held.body

@@ -1,9 +1,9 @@
 """One connection: a socket, its Wire, and the bytes between them; how it stays and how it goes.
 
-A task of its own reads; writing needs none.  `flush` gives bytes straight to a non-blocking socket,
-through TLS (in a prototype a quarter of what a writer task over trio's SSLStream cost), and only a
-full socket spawns a task, which lives until the socket has drained.  Nothing more is framed
-meanwhile.
+A task of its own reads (intake.py); writing needs none.  `flush` gives bytes straight to a
+non-blocking socket, through TLS (in a prototype a quarter of what a writer task over trio's
+SSLStream cost), and only a full socket spawns a task, which lives until the socket has drained.
+Nothing more is framed meanwhile.
 
 It is *alone*, with a queue of its own in its wire, or *in unison* with others whose tabs listen to
 the same (unison.py).
@@ -16,7 +16,6 @@ import math
 import random
 import socket
 import ssl
-import time
 from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, assert_never, final
@@ -24,12 +23,12 @@ from typing import TYPE_CHECKING, assert_never, final
 import trio
 
 from .full_socket import FullSocket
-from .handshake import admitted, part, shake_hands, was_reset
+from .handshake import admitted, part, shake_hands
 from .http1 import Http1
 from .http2 import Http2
+from .intake import Intake
 from .streams import Streams
-from .tls_socket import STEP_BYTES, TlsSocket
-from .turns import Usage
+from .tls_socket import TlsSocket
 from .unison import FLUSH_BYTES, Part
 from .uploads import OVER_TOTAL
 from .wire import Drained, Gone, Overflowed, Request
@@ -45,12 +44,6 @@ __all__ = ["ROUND_TRIP_SECONDS", "Connection"]
 
 logger = logging.getLogger(__name__)
 
-READ_BYTES = 16 * 1024
-# Input is looked at in pieces of so much: 20 of the smallest requests, up to 5 ms...
-PIECE_BYTES = 512
-# ... for as long as this.  Whose input is longer, or has taken much time of late, takes turns with
-# all others of whom that is true (turns.py).
-TURN_SECONDS = 0.004
 # What a peer may take to answer the PING that follows our first GOAWAY.
 ROUND_TRIP_SECONDS = 1.0
 # By how much of it connections differ in their age: those made together, as after a restart, would
@@ -76,14 +69,11 @@ class Connection:
 
     __slots__ = (
         "__weakref__",
-        "_aborted",
         "_alone",
         "_deadline",
-        "_full",
         "_member",
         "_noted",
         "_offered",
-        "_peer_left",
         "_pending",
         "_server",
         "_sock",
@@ -91,8 +81,9 @@ class Connection:
         "_streams",
         "_tls",
         "_trace",
-        "_usage",
         "_wire",
+        "aborted",
+        "full",
         "groups",
         "number",
         "peer",
@@ -112,10 +103,8 @@ class Connection:
         self._noted = 0  # what the ledger knows to be waiting here
         self._offered = False
         self._stay = _Stay.SERVING
-        self._usage = Usage(server.now())
-        self._aborted = False
-        self._peer_left = False
-        self._full: FullSocket | None = None
+        self.aborted = False  # whether the socket is closed
+        self.full: FullSocket | None = None  # while the socket takes no more
         self._member: Member | None = None  # while it is in unison
         self._alone = False  # whether it is not, but may have come to be able to
         # Of the handshake; then of the connection's age; then of the round trip before its end.
@@ -145,7 +134,7 @@ class Connection:
     async def run(self) -> None:
         """Serve the connection to its end.  Its faults stay here."""
         try:
-            if not self._aborted:  # `drain` may come before us
+            if not self.aborted:  # `drain` may come before us
                 await self._live()
         except Exception:
             logger.exception("connection %d of %s failed", self.number, self.peer)
@@ -160,8 +149,11 @@ class Connection:
     async def _live(self) -> None:
         try:
             if await self._handshake():
-                await self._read()
-                await self._linger()
+                assert self._tls is not None
+                assert self._wire is not None
+                intake = Intake(self, self._server, self._sock, self._tls, self._wire)
+                if not await intake.run():
+                    await self._linger()
         except trio.ClosedResourceError:
             pass  # `abort` ended us
         except (OSError, ssl.SSLError) as error:
@@ -173,12 +165,12 @@ class Connection:
 
     def abort(self) -> None:
         """Close the socket now; whoever waits on it is woken."""
-        self._aborted = True
+        self.aborted = True
         if self._member is not None:
             self._member.leave()
             self._member = None
         self._note(0)
-        self._note_bodies()
+        self.note_bodies()
         if self._sock.fileno() >= 0:
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
@@ -215,114 +207,23 @@ class Connection:
         self.flush()
         return True
 
-    async def _read(self) -> None:
-        tls, wire, server = self._tls, self._wire, self._server
-        assert tls is not None
-        assert wire is not None
-        limits = server.limits
-        while not wire.closed:
-            while (
-                self._full is not None
-                and wire.unsent + len(tls.unsent) > limits.unsent_control_bytes
-            ):
-                await self._full.drained.wait()  # it asks, but does not read our answers
-            try:
-                if tls.idle_bytes > STEP_BYTES:
-                    async with server.turns.turn(self._usage, server.now()):
-                        used = time.thread_time()
-                        try:
-                            data = tls.recv(READ_BYTES)
-                        finally:  # it may be no data that has come, at 2 ms a step
-                            self._usage.add(time.thread_time() - used, server.now())
-                else:
-                    data = tls.recv(READ_BYTES)
-            except ssl.SSLWantReadError:
-                if tls.idle_bytes > limits.tls_idle_bytes:
-                    server.count("TLS records without data", self)
-                    return
-                if tls.unsent:
-                    self.flush()
-                await self._readable(wire)
-                continue
-            except ssl.SSLEOFError:
-                data = b""  # without close_notify: browsers end so
-            self._peer_left = not data
-            server.bytes_received += len(data)
-            if self._trace is not None:
-                self._trace.received(data)
-            now, used = server.now(), time.thread_time()
-            if data and (len(data) > PIECE_BYTES or server.turns.needed(self._usage, now)):
-                await self._take_turns(wire, data, now)
-            else:
-                events = self._act(wire.receive(data, now), now + TURN_SECONDS)
-                server.turns.without.add(self._taken(used), server.now())
-                if events:
-                    await self._take_turns(wire, b"", now, events)
-            if tls.pending:
-                await trio.lowlevel.checkpoint()
-            elif data:
-                await self._readable(wire)
-
-    async def _take_turns(
-        self, wire: Wire, data: bytes, came: float, events: Sequence[WireEvent] = ()
-    ) -> None:
-        """Take in much, or what takes long, a turn at a time; first `events` that are left over."""
-        server = self._server
-        at = 0
-        while events or at < len(data):
-            waits = len(data) - at
-            async with server.turns.turn(self._usage, server.now(), waits):
-                if self._aborted or was_reset(self._sock):
-                    raise trio.ClosedResourceError
-                until, used = server.now() + TURN_SECONDS, time.thread_time()
-                while True:
-                    if not events:
-                        events = wire.receive(data[at : at + PIECE_BYTES], came)
-                        at += PIECE_BYTES
-                    events = self._act(events, until)
-                    if wire.protocol != "h2":
-                        # Here an early request is answered when the one before it is written:
-                        # those of many pieces, all at once, would take a second.
-                        self.flush()
-                    if not (events or at < len(data)) or server.now() > until:
-                        break
-                self._taken(used)
-
-    def _taken(self, used: float) -> float:
-        """Input has been taken in since the thread had `used` so much; how much more it has now."""
-        self.flush()
-        self._note_bodies()
-        took = time.thread_time() - used
-        self._usage.add(took, self._server.now())
-        return took
-
-    async def _readable(self, wire: Wire) -> None:
-        if self._aborted:
-            raise trio.ClosedResourceError  # writing has found it broken
-        try:
-            if not wire.closed:
-                await trio.lowlevel.wait_readable(self._sock)
-        except trio.ClosedResourceError:
-            if not wire.closed:
-                raise
-
     async def _linger(self) -> None:
         """Write what is left, say the last word, and see that it arrives."""
         self._streams.leave_all()
-        while not self._peer_left and (self._offered or self._full is not None):
+        while self._offered or self.full is not None:
             # The peer may be slow: `stall_seconds` bounds that, in `expire`.
-            if self._full is not None:
-                await self._full.drained.wait()
+            if self.full is not None:
+                await self.full.drained.wait()
             self.flush()
             await trio.lowlevel.checkpoint()
-        if self._peer_left or self._aborted:
+        if self.aborted:
             return
         assert self._tls is not None
         await part(self._sock, self._tls, self._server.limits.linger_seconds)
 
     def expire(self, now: float) -> None:
         """End what has waited too long for the peer."""
-        if self._aborted:
+        if self.aborted:
             return
         wire = self._wire
         if self._member is not None and now < self._deadline and not isinstance(wire, Http2):
@@ -331,21 +232,21 @@ class Connection:
             if now >= self._deadline:
                 self._server.count("no TLS handshake within handshake_seconds", self)
                 self.abort()
-        elif self._full is not None:
-            if self._full.stands_still(now, self._waits(wire)):
+        elif self.full is not None:
+            if self.full.stands_still(now, self._waits(wire)):
                 self._server.count("socket full for stall_seconds", self)
                 self.abort()
         elif not wire.closed:
             events = wire.expire(now)
             if events:
-                self._act(events)
+                self.act(events)
             else:
                 self._go_on()
             if now >= self._deadline and not wire.closed:
                 self._age(now)
             if events or wire.unsent or wire.closed:
                 self.flush()
-            self._note_bodies()
+            self.note_bodies()
 
     # -- going away
 
@@ -353,7 +254,7 @@ class Connection:
     def knows_end(self) -> bool:
         """After `drain`: no round trip is left to wait for before its streams end."""
         wire = self._wire
-        return self._aborted or (wire is not None and (wire.last_word or wire.closed))
+        return self.aborted or (wire is not None and (wire.last_word or wire.closed))
 
     def _age(self, now: float) -> None:
         match self._stay:
@@ -420,10 +321,16 @@ class Connection:
         self._wire.close()
         self.flush()
 
-    # -- what the wire says
+    # -- in
 
-    def _act(self, events: Sequence[WireEvent], until: float = math.inf) -> Sequence[WireEvent]:
-        """Act on what the wire says; returns what is left of it at the time `until`."""
+    def received(self, data: bytes) -> None:
+        """So much has come, decrypted; nothing at the end."""
+        self._server.bytes_received += len(data)
+        if self._trace is not None:
+            self._trace.received(data)
+
+    def act(self, events: Sequence[WireEvent], until: float = math.inf) -> Sequence[WireEvent]:
+        """Do what the wire says; returns what is left of it at the time `until`."""
         for done, event in enumerate(events, 1):
             match event:
                 case Request():
@@ -511,7 +418,7 @@ class Connection:
     def frame(self) -> int:
         """Take what is next to be written; `flush` writes it.  How many bytes that is."""
         wire = self._wire
-        if wire is None or self._full is not None or self._aborted:
+        if wire is None or self.full is not None or self.aborted:
             return 0
         if not self._pending:
             self._pending = wire.take_output()
@@ -521,12 +428,12 @@ class Connection:
         """Write what there is, as far as the socket takes it."""
         self._offered = False
         wire = self._wire
-        if wire is None or self._aborted:
+        if wire is None or self.aborted:
             return
-        if self._full is not None:
+        if self.full is not None:
             # The socket is full; tabs that came to their bound meanwhile are gone all the same.
             if events := wire.take_events():
-                self._act(events)
+                self.act(events)
         elif self._write(wire) and not self._noted:
             if self._alone:
                 self._join()
@@ -534,10 +441,10 @@ class Connection:
         self.go_alone()
         assert self._tls is not None
         waits = self._waits(wire)
-        if self._tls.unsent and self._full is None and not self._aborted:
-            self._full = FullSocket(self._sock, self._server.limits, self._server.now(), waits)
-            self._server.spawn(self, self._drain_socket, wire, self._full)
-        if waits != self._noted and not self._aborted:
+        if self._tls.unsent and self.full is None and not self.aborted:
+            self.full = FullSocket(self._sock, self._server.limits, self._server.now(), waits)
+            self._server.spawn(self, self._drain_socket, wire, self.full)
+        if waits != self._noted and not self.aborted:
             self._note(waits)
             self._server.app.ledger.relieve(self._server.limits.total_backlog_bytes)
 
@@ -551,9 +458,10 @@ class Connection:
             self._noted = waits
             self._server.app.ledger.note(self, waits)
 
-    def _note_bodies(self) -> None:
+    def note_bodies(self) -> None:
+        """Tell what its unfinished request bodies take now; too much for all is relieved."""
         wire, server = self._wire, self._server
-        server.uploads.note(self, wire.body_bytes if wire is not None and not self._aborted else 0)
+        server.uploads.note(self, wire.body_bytes if wire is not None and not self.aborted else 0)
         server.uploads.relieve(server.limits.total_body_bytes)
 
     @property
@@ -566,9 +474,9 @@ class Connection:
         assert self._wire is not None
         try:
             self._wire.refuse_body(OVER_TOTAL)
-            self._act(self._wire.take_events())
+            self.act(self._wire.take_events())
             self.flush()
-            self._note_bodies()
+            self.note_bodies()
         except Exception:
             logger.exception("connection %d of %s failed", self.number, self.peer)
             self.abort()
@@ -579,7 +487,7 @@ class Connection:
         try:
             wire = self._wire
             if wire is not None and wire.shed(reason):
-                self._act(wire.take_events())
+                self.act(wire.take_events())
                 self.flush()
             else:
                 self._server.count(reason, self)
@@ -590,7 +498,7 @@ class Connection:
 
     def _wake_reader(self) -> None:
         # It waits for input, which may never come, to see that the wire is closed.
-        if not self._aborted:
+        if not self.aborted:
             trio.lowlevel.notify_closing(self._sock)
 
     def _write(self, wire: Wire) -> bool:
@@ -606,7 +514,7 @@ class Connection:
                     if wire.closed:
                         self._wake_reader()
                     return wire.idle
-                self._act(events)
+                self.act(events)
                 continue
             self._pending = b""
             gone = self._send(pending)
@@ -639,7 +547,7 @@ class Connection:
         """Wait for the socket to drain, and write on."""
         assert self._tls is not None
         try:
-            while not self._aborted:
+            while not self.aborted:
                 await trio.lowlevel.wait_writable(self._sock)
                 full.moved(self._server.now(), self._waits(wire))
                 self._write(wire)
@@ -649,9 +557,9 @@ class Connection:
             logger.debug("connection %d: %s", self.number, error)
             self.abort()
         finally:
-            self._full = None
+            self.full = None
             full.drained.set()
-            if not self._aborted:
+            if not self.aborted:
                 self._note(wire.waits)
             if wire.closed:
                 self._wake_reader()

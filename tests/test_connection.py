@@ -702,7 +702,7 @@ async def test_of_a_large_event_little_is_framed_before_it_is_written(
 
         def noting(self: Connection) -> None:
             connections = served.server.connections
-            framed.append(sum(len(each._pending) for each in connections if each._full is None))
+            framed.append(sum(len(each._pending) for each in connections if each.full is None))
             flush(self)
 
         clients = [

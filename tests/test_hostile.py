@@ -49,7 +49,7 @@ from support import (
 from trio.testing import MockClock
 
 import h2sse
-import h2sse.connection
+import h2sse.intake
 from benchmarks.attacks import ATTACKS, EVENTS, FLOODS, _attack_once, malformed_requests
 from h2sse.handshake import was_reset
 from h2sse.sse import HEARTBEAT
@@ -527,8 +527,8 @@ async def test_a_thousand_attacks_do_not_fill_the_log(
 @pytest.mark.parametrize("end", ["close", "go on"])
 async def test_heavy_input_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch, end: str) -> None:
     """However slow the machine: all of it is taken, in order, and its end is seen."""
-    monkeypatch.setattr(h2sse.connection, "TURN_SECONDS", -1.0)  # every turn is over at once
-    monkeypatch.setattr(h2sse.connection, "PIECE_BYTES", 100)
+    monkeypatch.setattr(h2sse.intake, "TURN_SECONDS", -1.0)  # every turn is over at once
+    monkeypatch.setattr(h2sse.intake, "PIECE_BYTES", 100)
     limits = h2sse.Limits(max_concurrent_streams=1_000)
     app = h2sse.App()
     async with (
@@ -1048,7 +1048,7 @@ async def test_early_requests_over_http1_are_answered_in_turns_too() -> None:
                 await stream.receive_some()
         nursery.cancel_scope.cancel()
     # One or two pieces of input, as trio has it, and not the 16 KB that are read at once.
-    assert max(answered.values()) <= 4 * h2sse.connection.PIECE_BYTES // len(request)
+    assert max(answered.values()) <= 4 * h2sse.intake.PIECE_BYTES // len(request)
 
 
 # -- HTTP/1.1

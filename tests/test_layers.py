@@ -55,6 +55,7 @@ LAYERS: dict[str, set[str]] = {
         "binding",
         "tls",
         "connection",
+        "intake",
         "unison",
         "server",
         "handshake",

@@ -62,13 +62,12 @@ class Head:
 class Exchange:
     """A request from its header section to its answer; `body` is what has come of it."""
 
-    __slots__ = ("_chunks", "_limits", "_waits", "body", "head")
+    __slots__ = ("_chunks", "_waits", "body", "head")
 
     def __init__(self, head: Head, limits: Limits) -> None:
         self.head = head
-        self._limits = limits
         self.body = bytearray()
-        self._chunks = _Chunks(head.section) if head.size is None else None
+        self._chunks = _Chunks(head.section, limits) if head.size is None else None
         self._waits = head.expects_continue
 
     def read(self, data: bytes) -> bytes | None:
@@ -79,7 +78,7 @@ class Exchange:
         if data:
             self._waits = False
         if self._chunks is not None:
-            return self._chunks.read(data, self.body, self._limits)
+            return self._chunks.read(data, self.body)
         assert self.head.size is not None
         missing = self.head.size - len(self.body)
         self.body += data[:missing]
@@ -113,18 +112,20 @@ class Exchange:
 class _Chunks:
     """A body that comes in chunks, which h11 reads."""
 
-    __slots__ = ("_fed", "_left", "_line", "_machine", "_tail")
+    __slots__ = ("_announced", "_fed", "_left", "_limits", "_line", "_machine", "_tail")
 
-    def __init__(self, section: bytes) -> None:
+    def __init__(self, section: bytes, limits: Limits) -> None:
+        self._limits = limits
         self._machine = h11.Connection(h11.SERVER)
         self._machine.receive_data(section)
         self._machine.next_event()
         self._fed = 0  # bytes given to the machine after the header section
         self._tail = b""  # the last four of them
         self._line = b""  # before the next chunk, as far as it has come
+        self._announced = 0  # bytes of chunks, those included that have yet to come
         self._left = 0  # of a chunk and its line end, yet to come; -1: the last one has begun
 
-    def read(self, data: bytes, body: bytearray, limits: Limits) -> bytes | None:
+    def read(self, data: bytes, body: bytearray) -> bytes | None:
         """See `Exchange.read`; what is in the chunks goes into `body`."""
         machine = self._machine
         fed = b""
@@ -135,8 +136,6 @@ class _Chunks:
                 raise _remote_error(error) from None
             if isinstance(event, h11.Data):
                 body += event.data
-                if len(body) > limits.body_bytes:
-                    raise too_large(limits)
             elif isinstance(event, h11.EndOfMessage):
                 break
             elif data:
@@ -147,7 +146,7 @@ class _Chunks:
             else:
                 self._tail = (self._tail + fed[-4:])[-4:]
                 # Chunks of one byte, with long extensions: much work for little body.
-                if self._fed - len(body) > limits.body_bytes + _FRAMING_BYTES:
+                if self._fed - len(body) > self._limits.body_bytes + _FRAMING_BYTES:
                     raise RemoteError("the body's chunks are mostly framing", status=413)
                 return None
         early, _ = machine.trailing_data
@@ -174,6 +173,9 @@ class _Chunks:
                 if found is None:
                     raise RemoteError("the line before a chunk is malformed")
                 size = int(found[1], 16)
+                self._announced += size
+                if self._announced > self._limits.body_bytes:
+                    raise too_large(self._limits)
                 self._left = size + 2 if size else -1
                 self._line = b""
 

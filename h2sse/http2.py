@@ -1,11 +1,10 @@
-"""The Wire over HTTP/2: h2 is the state machine, the frame heads pass by us first.
+"""The Wire over HTTP/2: h2 is the state machine, the frames pass by us first.
 
-Frames are fed to h2 one by one (when a later frame of a chunk is in error, h2 forgets the events of
-the earlier ones), and each head is looked at before h2 sees the body.  Where h2 4.4 answers one
-stream's fault with the end of the connection, and RFC 9113 does not, the frame is made harmless
-here and the stream reset instead: malformed requests (8.1.1), streams above the limit (5.1.2),
+They come one by one out of `screen.py`, where each is looked at before h2 sees it.  Where h2 4.4
+answers one stream's fault with the end of the connection, and RFC 9113 does not, h2 is shown none
+and the stream is reset instead: malformed requests (8.1.1), streams above the limit (5.1.2),
 priorities of a stream on itself (RFC 7540 5.3.1).  How many frames of a kind may come is asked of
-`guard.py`.
+`guard.py`, and for how long the peer is waited for of `patience.py`.
 
 h2 never sees header fields.  Its decoder is ours (machine.py): it keeps the fields for `fields.py`
 to judge and gives h2 an empty section, so that no content of a request can raise inside h2.  What
@@ -18,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, NoReturn, assert_never, final
+from typing import TYPE_CHECKING, Final, assert_never, final
 
 from h2.errors import ErrorCodes
 from h2.events import (
@@ -35,23 +34,14 @@ from . import frames, wire
 from .fields import Head, read_trailers
 from .flow import Flow, Outflow
 from .frames import HEAD_BYTES, MAX_STREAM, MAX_WINDOW
-from .guard import Breach, Guard
+from .guard import Guard
 from .http2_requests import Refused, Requests, Reset
 from .lane import Lane, Standstill
 from .liveness import PROBE, Liveness
-from .machine import CLOSED_STREAMS, Machine
+from .machine import Machine
 from .patience import Patience
-from .wire import (
-    Fields,
-    Gone,
-    Overflowed,
-    Request,
-    Response,
-    WireEvent,
-    WireStatistics,
-    end_to_end,
-    to_send,
-)
+from .screen import Fault, Screen
+from .wire import Fields, Gone, Request, Response, WireEvent, WireStatistics, end_to_end, to_send
 
 if TYPE_CHECKING:
     from .config import Limits
@@ -63,10 +53,6 @@ __all__ = ["Http2"]
 _DRAIN_PING: Final = b"h2ssebye"
 
 
-class _Failed(Exception):
-    """The connection has been ended by us: nothing more of its input is of interest."""
-
-
 @final
 class Http2:
     """One connection.  See `wire.Wire` for what each method promises."""
@@ -74,11 +60,9 @@ class Http2:
     protocol: wire.ProtocolName = "h2"
 
     __slots__ = (
-        "_buffer",
         "_closed",
         "_draining",
         "_events",
-        "_fault",
         "_flow",
         "_guard",
         "_last_word",
@@ -86,11 +70,8 @@ class Http2:
         "_liveness",
         "_machine",
         "_patience",
-        "_preface",
-        "_recent",
         "_requests",
-        "_settled",
-        "_unanswered",
+        "_screen",
         "statistics",
     )
 
@@ -106,18 +87,12 @@ class Http2:
         self._limits = limits
         self._machine = machine = Machine(limits)
         self._flow = Flow(machine, limits)
-        self._guard = Guard(limits)
+        self._guard = guard = Guard(limits)
         self._liveness = Liveness(limits, now, round_trips)
         self._requests = Requests(limits, connection=connection, peer=peer)
         self._patience = Patience(limits, machine, self._flow, self._requests, now)
+        self._screen = Screen(machine, guard, self._flow, self._patience)
         self.statistics = WireStatistics(lost=self._flow.lost)
-        self._buffer = bytearray()
-        self._preface = False  # whether the preface is complete
-        self._settled = False  # whether the client's first SETTINGS has come
-        self._fault: ErrorCodes | None = None  # of the header section being read
-        self._recent: dict[int, int] = {}
-        # Streams whose answer, if there is one, was not out when the latest input came.
-        self._unanswered: set[int] = set()
         self._events: list[WireEvent] = []
         self._draining = False
         self._last_word = False
@@ -179,79 +154,44 @@ class Http2:
             self._end("")
             return self.take_events()
         if now > self._liveness.heard and not self._machine._data_to_send:
-            self._unanswered.clear()
+            self._screen.unanswered.clear()
         self._flow.now = self._liveness.heard = now
         self._patience.heard()
-        buffer = self._buffer
-        buffer += data
-        was_amid = self._guard.amid_section
         try:
-            used = self._read(buffer, now)
-        except _Failed:
-            return self.take_events()
+            for frame in self._screen.whole_frames(data, now):
+                self._frame(frame, now)
+        except Fault as fault:
+            self._give_up(fault.reason, fault.code)
         except ProtocolError as error:
             # h2 has queued its GOAWAY, with the code and the last stream.  What it says of the
             # frame is not counted by: a peer could make up any number of reasons.
             self._end(type(error).__name__)
-            return self.take_events()
-        del buffer[:used]
-        if self._settled:
-            if not buffer and not self._guard.amid_section:
-                self._patience.frame_is_whole()
-            else:
-                self._patience.frame_is_amid(now, anew=bool(used) and not was_amid)
         return self.take_events()
-
-    def _read(self, buffer: bytearray, now: float) -> int:
-        """Feed the whole frames of `buffer`, one by one; how many bytes they were."""
-        used = 0
-        if not self._preface:
-            if not frames.PREFACE.startswith(buffer[: len(frames.PREFACE)]):
-                self._fail(ErrorCodes.PROTOCOL_ERROR, "no HTTP/2 preface")
-            if len(buffer) < len(frames.PREFACE):
-                return 0
-            self._machine.receive_data(frames.PREFACE)
-            self._preface = True
-            used = len(frames.PREFACE)
-        while not self._closed and len(buffer) - used >= HEAD_BYTES:
-            size = int.from_bytes(buffer[used : used + 3], "big")
-            # Here, not when the body has come: h2 would buffer it first, all 16 MB.
-            if breach := self._guard.head(buffer[used + 3], size):
-                self._break(breach)
-            end = used + HEAD_BYTES + size
-            if end > len(buffer):
-                break
-            self._frame(bytes(buffer[used:end]), now)
-            used = end
-        return used
 
     def _frame(self, frame: bytes, now: float) -> None:
         kind, flags = frame[3], frame[4]
         stream = int.from_bytes(frame[5:9], "big") & MAX_STREAM
-        if not self._settled:
-            if kind != frames.SETTINGS or flags & frames.ACK:
-                self._fail(ErrorCodes.PROTOCOL_ERROR, "the first frame is not SETTINGS")
-            self._settled = True
-        guard, resets_sent = self._guard, self.statistics.resets_sent
-        amid_section = guard.amid_section
-        if breach := guard.frame(kind, flags, len(frame) - HEAD_BYTES, now):
-            self._break(breach)
-        if amid_section:
+        screen, resets_sent = self._screen, self.statistics.resets_sent
+        if screen.amid_section:
             self._feed(frame, now)  # which refuses anything but CONTINUATION
         elif kind == frames.WINDOW_UPDATE:
             self._window_update(frame, stream, now)
         elif kind == frames.HEADERS:
             self._headers(frame, flags, stream, now)
         elif kind == frames.RST_STREAM:
-            self._rst_stream(frame, stream, now)
+            screen.rst_stream(stream, now)
+            self._feed(frame, now)
         elif kind == frames.SETTINGS:
             self._settings(frame, flags, now)
         elif kind == frames.PRIORITY:
             self._priority(frame, stream, now)
         elif kind == frames.GOAWAY:
-            self._goaway(frame, stream)
+            # h2 would close both ways (python-hyper/h2#1181); a client that says GOAWAY opens
+            # nothing more, but reads its streams to their end (RFC 9113 6.8).
+            screen.goaway(frame, stream)
+            self._draining = True
         elif kind == frames.DATA:
-            self._count_stray(stream, now)
+            screen.stray(stream, now)
             self._feed(frame, now)
             if self.statistics.resets_sent == resets_sent:  # else it is what this frame earned
                 self._machine.forgive(stream)
@@ -259,8 +199,8 @@ class Http2:
             self._feed(frame, now)
         # else: a frame of an extension, ignored (RFC 9113 5.5)
         given_up = self.statistics.resets_sent - resets_sent
-        if given_up and (breach := guard.gave_up(now, given_up)):
-            self._break(breach)
+        if given_up:
+            screen.gave_up(now, given_up)
 
     def _feed(self, frame: bytes, now: float) -> None:
         for event in self._machine.receive_data(frame):
@@ -296,13 +236,10 @@ class Http2:
             last = self._machine.last_stream = self._machine.highest_inbound_stream_id
             self._machine.raw(frames.goaway_frame(last))
 
-    # -- frames that need a look before h2's
+    # -- frames that are more than fed
 
     def _headers(self, frame: bytes, flags: int, stream: int, now: float) -> None:
-        self._fault = None
-        if frames.dependency(frame) == stream:
-            frame = frames.independent(frame)
-            self._fault = ErrorCodes.PROTOCOL_ERROR
+        frame = self._screen.headers(frame, stream)
         machine = self._machine
         if stream > machine.highest_inbound_stream_id and stream % 2:
             block = frames.whole_section(frame)
@@ -311,57 +248,17 @@ class Http2:
                 machine.begin(stream, block, ended=ended)
                 self._opened(stream, ended, now)
                 return
-        if stream in machine.streams and not flags & frames.END_STREAM:
-            # Trailers that do not end the stream make it malformed (RFC 9113 8.1), no more.
-            frame = frame[:4] + bytes((flags | frames.END_STREAM,)) + frame[5:]
-            self._fault = ErrorCodes.PROTOCOL_ERROR
-        elif not self._is_idle(stream):
-            self._count_stray(stream, now)
-        self._feed(frame, now)
-
-    def _rst_stream(self, frame: bytes, stream: int, now: float) -> None:
-        answered = stream in self._flow.outflows and stream not in self._unanswered
-        is_open = stream in self._machine.streams
-        if self._is_idle(stream):
-            # h2 lets it pass while any stream is open (RFC 9113 6.4).
-            self._fail(ErrorCodes.PROTOCOL_ERROR, "RST_STREAM of an idle stream")
-        if breach := self._guard.reset(now, is_open=is_open, answered=answered):
-            self._break(breach)
-        self._feed(frame, now)
-
-    def _is_idle(self, stream: int) -> bool:
-        # Those of even ids are ours to open, and never are.
-        return not stream % 2 or stream > self._machine.highest_inbound_stream_id
-
-    def _count_stray(self, stream: int, now: float) -> None:
-        # h2 resets a closed stream once more for it, and tells nobody.
-        if stream not in self._machine.streams and (breach := self._guard.gave_up(now)):
-            self._break(breach)
+        self._feed(self._screen.trailers(frame, flags, stream, now), now)
 
     def _priority(self, frame: bytes, stream: int, now: float) -> None:
         # An idle stream cannot be reset, so there h2 ends the connection.
-        if self._is_idle(stream):
+        if self._screen.is_idle(stream):
             self._feed(frame, now)
-        elif len(frame) != HEAD_BYTES + 5:
-            self._reset(stream, ErrorCodes.FRAME_SIZE_ERROR, "PRIORITY of a wrong size")
-        elif frames.dependency(frame) == stream:
-            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "stream depends on itself")
-        # else: ignored (RFC 9113 5.3.2)
-
-    def _goaway(self, frame: bytes, stream: int) -> None:
-        # h2 would close both ways (python-hyper/h2#1181); a client that says GOAWAY opens nothing
-        # more, but reads its streams to their end (RFC 9113 6.8).
-        if stream:
-            self._fail(ErrorCodes.PROTOCOL_ERROR, "GOAWAY on a stream")
-        if len(frame) < HEAD_BYTES + 8:
-            self._fail(ErrorCodes.FRAME_SIZE_ERROR, "GOAWAY of a wrong size")
-        self._draining = True
+        elif reset := self._screen.priority(frame, stream):
+            self._reset(stream, reset.code, reset.reason)
 
     def _settings(self, frame: bytes, flags: int, now: float) -> None:
-        if flags & frames.ACK or (len(frame) - HEAD_BYTES) % 6 or frame[5:9] != b"\0\0\0\0":
-            self._feed(frame, now)
-            return
-        frame, moves_windows = frames.known_settings(frame)
+        frame, moves_windows = self._screen.settings(frame, flags)
         if not moves_windows:
             self._feed(frame, now)
             return
@@ -372,38 +269,27 @@ class Http2:
         flow.windows_moved(self._machine.remote_settings.initial_window_size - before)
 
     def _window_update(self, frame: bytes, stream: int, now: float) -> None:
-        flow = self._flow
+        flow, screen = self._flow, self._screen
         if breach := self._guard.window_update(flow.sent, now):
-            self._break(breach)
+            raise Fault.of(breach)
         outflow = flow.outflows.get(stream)
         increment = int.from_bytes(frame[HEAD_BYTES:], "big") & MAX_WINDOW
         whole = len(frame) == HEAD_BYTES + 4
-        if outflow is None:
-            if whole and stream in self._recent:
-                self._window_update_late(stream, increment)
-            elif whole and not increment and stream in self._machine.streams:
-                self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            else:
-                self._feed(frame, now)
-                if not stream:
-                    flow.granted += increment
-            return
-        if whole and not increment:
+        if whole and stream in screen.recent:
+            if screen.overruns(stream, increment):
+                self._machine.raw(frames.reset_frame(stream, ErrorCodes.FLOW_CONTROL_ERROR))
+                self.statistics.resets_sent += 1
+        elif whole and not increment and stream in self._machine.streams:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "WINDOW_UPDATE of 0")
-            return
-        outflow.settle()
-        self._feed(frame, now)
-        if stream in flow.outflows:
-            outflow.window_moved(increment)
-
-    def _window_update_late(self, stream: int, increment: int) -> None:
-        # Such a frame may have crossed our END_STREAM and is ignored, but for the one fault that
-        # it can still show (RFC 9113 6.9.1).
-        self._recent[stream] += increment
-        if self._recent[stream] > MAX_WINDOW:
-            del self._recent[stream]
-            self._machine.raw(frames.reset_frame(stream, ErrorCodes.FLOW_CONTROL_ERROR))
-            self.statistics.resets_sent += 1
+        elif outflow is None:
+            self._feed(frame, now)
+            if not stream:
+                flow.granted += increment
+        else:
+            outflow.settle()
+            self._feed(frame, now)
+            if stream in flow.outflows:
+                outflow.window_moved(increment)
 
     # -- requests
 
@@ -415,8 +301,8 @@ class Http2:
         if stream >= self._limits.stream_id and not refuses:
             self._count("stream ids used up")
             self.drain()
-        if self._fault is not None:
-            self._reset(stream, self._fault, "stream depends on itself")
+        if self._screen.mended:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "stream depends on itself")
             return
         if refuses or len(self._machine.streams) > self._limits.max_concurrent_streams:
             # No handler has seen it, so the browser may send it again (RFC 9113 8.7).
@@ -449,15 +335,15 @@ class Http2:
             case Refused(response, reason, cost):
                 self._count(reason)
                 self.respond(stream, response)
-                if cost and (breach := self._guard.gave_up(self._flow.now, cost)):
-                    self._break(breach)
+                if cost:
+                    self._screen.gave_up(self._flow.now, cost)
             case _:
                 assert_never(outcome)
 
     def _trailers(self, stream: int) -> None:
         malformed = read_trailers(self._machine.sections.section)
-        if self._fault is not None:
-            self._reset(stream, self._fault, "trailers without END_STREAM")
+        if self._screen.mended:
+            self._reset(stream, ErrorCodes.PROTOCOL_ERROR, "trailers without END_STREAM")
         elif malformed is not None:
             self._reset(stream, ErrorCodes.PROTOCOL_ERROR, malformed.reason)
 
@@ -477,7 +363,7 @@ class Http2:
             return
         machine.answer(stream, section, ended=False)
         outflow = self._flow.begin(stream)
-        self._unanswered.add(stream)
+        self._screen.unanswered.add(stream)
         outflow.push(body)
         outflow.ends = outflow.whole = True
 
@@ -487,7 +373,7 @@ class Http2:
             return
         machine.answer(stream, ((b":status", b"200"), *end_to_end(fields)), ended=False)
         outflow = self._flow.begin(stream)
-        self._unanswered.add(stream)
+        self._screen.unanswered.add(stream)
         outflow.tells = True
         outflow.push(first)
 
@@ -517,7 +403,7 @@ class Http2:
         events, self._events = self._events, []
         if self._flow.events:
             for event in self._flow.events:
-                if isinstance(event, Overflowed):
+                if isinstance(event, wire.Overflowed):
                     self.statistics.overflowed += 1
                     self._count(event.reason)
             events += self._flow.events
@@ -624,18 +510,9 @@ class Http2:
             self._machine.close_connection(ErrorCodes.NO_ERROR)
             self._end("")
 
-    def _give_up(self, reason: str) -> None:
-        self._machine.close_connection(ErrorCodes.ENHANCE_YOUR_CALM)
-        self._end(reason)
-
-    def _fail(self, code: ErrorCodes, reason: str) -> NoReturn:
-        """A connection error of our own finding."""
+    def _give_up(self, reason: str, code: ErrorCodes = ErrorCodes.ENHANCE_YOUR_CALM) -> None:
         self._machine.close_connection(code)
         self._end(reason)
-        raise _Failed
-
-    def _break(self, breach: Breach) -> NoReturn:
-        self._fail(ErrorCodes(breach.code), breach.reason)
 
     def _end(self, reason: str) -> None:
         self._closed = True
@@ -680,9 +557,7 @@ class Http2:
         self._flow.drop(stream)
         self._requests.drop(stream)
         machine.forget(stream)
-        self._recent[stream] = h2_stream.outbound_flow_control_window
-        if len(self._recent) > CLOSED_STREAMS:
-            del self._recent[next(iter(self._recent))]
+        self._screen.closed(stream, h2_stream.outbound_flow_control_window)
         if not machine.streams:
             self._patience.emptied(self._flow.now)
 

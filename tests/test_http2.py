@@ -277,7 +277,7 @@ def test_finished_streams_are_forgotten_at_once(streams: int) -> None:
         assert wire.open_streams == 0
     assert not wire._machine.streams
     assert len(wire._machine._closed_streams) <= 256
-    assert len(wire._recent) <= 256
+    assert len(wire._screen.recent) <= 256
 
 
 def test_sections_that_repeat_take_little_memory_however_long_they_are() -> None:

@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
             "http1_answers",
             "http2",
             "http2_requests",
+            "screen",
             "hello",
         ),
         *("trace", "trace.record", "trace.events", "trace.http1", "trace.http2"),
@@ -81,7 +82,7 @@ LAYERS: dict[str, set[str]] = {
 
 # Everything that is not in the standard library, and the only modules that know of it.
 PACKAGES: dict[str, set[str]] = {
-    "h2": {"client.http2", "http2", "http2_requests", "machine", "flow"},
+    "h2": {"client.http2", "http2", "http2_requests", "machine", "flow", "screen"},
     "hpack": {"client.http2", "machine", "trace.http2", "probe.connection"},
     "h11": {"client.http1", "http1_answers", "http1_requests", "probe.http1"},
     "trio": LAYERS["shell"] | LAYERS["edge"],
@@ -100,6 +101,7 @@ WIRES = {
         "http1_requests",
         "http2",
         "http2_requests",
+        "screen",
         "machine",
         "flow",
         "lane",

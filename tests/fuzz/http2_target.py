@@ -255,14 +255,14 @@ def measure(wire: Wire) -> None:
         assert not flow.turns
         assert wire.waits == wire.unsent
         return
-    assert len(wire._buffer) <= HEAD_BYTES + FRAME_BYTES
+    assert len(wire._screen._buffer) <= HEAD_BYTES + FRAME_BYTES
     bodies = wire._requests.bodies
     sizes = [len(each.data) for each in bodies.values()]
     assert wire._requests.size == sum(sizes) <= LIMITS.connection_body_bytes
     assert max(sizes, default=0) <= LIMITS.body_bytes
     assert wire.open_streams <= LIMITS.max_concurrent_streams
     assert len(machine._closed_streams) <= CLOSED_STREAMS
-    assert len(wire._recent) <= CLOSED_STREAMS
+    assert len(wire._screen.recent) <= CLOSED_STREAMS
     assert bodies.keys() <= machine.streams.keys()
     assert flow.outflows.keys() <= machine.streams.keys()
     lanes = {each.lane for each in flow.outflows.values() if each.lane is not None}

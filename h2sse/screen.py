@@ -53,6 +53,7 @@ class Fault(Exception):
 
     @classmethod
     def of(cls, breach: Breach) -> Fault:
+        """What a breach comes to."""
         return cls(ErrorCodes(breach.code), breach.reason)
 
 

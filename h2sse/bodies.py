@@ -12,7 +12,7 @@ import json
 import re
 from binascii import a2b_qp
 from collections import Counter
-from itertools import islice
+from string import hexdigits
 from typing import Any, Final
 
 from .errors import BadRequest
@@ -27,10 +27,13 @@ _MAX_STRAYS: Final = 1000
 # A value takes up to 300 bytes and a microsecond.
 MAX_JSON_VALUES: Final = 10_000
 
-_QUOTE: Final = ord('"')
 _STRAY = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-# A string, ended or not, or what another value follows.
-_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"?|[\[{,]', re.DOTALL)
+# Every hex digit is 0 here: counting takes a third of the time of looking for what is none.
+_AS_ZEROS = bytes(ord("0") if chr(each) in hexdigits else each for each in range(256))
+# Up to what another value follows: before it stand two strings at most, a key and a value.  No byte
+# is looked at twice, whatever is given.
+_STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?'
+_TO_NEXT = re.compile(rb'(?:[^"\[{,]*+%b){0,2}+[^"\[{,]*+[\[{,]' % _STRING, re.DOTALL)
 
 
 def read_form(encoded: bytes, where: str) -> list[tuple[str, str]]:
@@ -51,9 +54,12 @@ def _decoded(encoded: bytes, where: str) -> str:
     encoded = encoded.replace(b"+", b" ")
     if b"%" not in encoded:
         return encoded.decode()
-    encoded, strays = _STRAY.subn(b"%25", encoded, _MAX_STRAYS)
-    if strays == _MAX_STRAYS:
+    zeros = encoded.translate(_AS_ZEROS)
+    strays = zeros.count(b"%") - zeros.count(b"%00")
+    if strays >= _MAX_STRAYS:
         raise BadRequest(where, "holds % where no two hex digits follow; write %25", status=400)
+    if strays:
+        encoded = _STRAY.sub(b"%25", encoded)
     # Quoted-printable (RFC 2045 6.7) is the same but for its sign.
     return a2b_qp(encoded.replace(b"=", b"%3D").replace(b"%", b"=")).decode()
 
@@ -64,7 +70,7 @@ def read_json(body: bytes) -> Any:
     Raises BadRequest (400) if it is none, is not UTF-8, says a key twice or has over
     `MAX_JSON_VALUES` values.
     """
-    if sum(map(body.count, (b"[", b"{", b","))) > MAX_JSON_VALUES < _values(body):
+    if sum(map(body.count, (b"[", b"{", b","))) > MAX_JSON_VALUES and _has_too_many(body):
         raise BadRequest("body", f"at most {MAX_JSON_VALUES} values are read", status=400)
     try:
         return json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
@@ -72,11 +78,15 @@ def read_json(body: bytes) -> Any:
         raise BadRequest("body", f"is not valid JSON in UTF-8: {error}", status=400) from None
 
 
-def _values(body: bytes) -> int:
-    """How many values there are, about; above the bound, no more are counted than tells that."""
-    # Each has its comma or bracket, and two strings at most.
-    tokens = islice(_TOKEN.finditer(body), 4 * MAX_JSON_VALUES)
-    return sum(body[token.start()] != _QUOTE for token in tokens)
+def _has_too_many(body: bytes) -> bool:
+    """Whether there are more values than are read: each has its comma or bracket."""
+    at = 0
+    for _ in range(MAX_JSON_VALUES + 1):
+        found = _TO_NEXT.match(body, at)
+        if found is None:
+            return False
+        at = found.end()
+    return True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -139,6 +139,8 @@ DEAR: dict[str, tuple[Callable[[bytes], object], bytes]] = {
     "strings": (lambda body: read_json(b"[" + body), b'"",'),
     "quotes": (read_json, b'"'),
     "escaped quotes without end": (lambda body: read_json(b'"' + body + b"," * 10_001), b'\\"'),
+    "escaped quotes": (lambda body: read_json(b'"' + body + b'"' + b"," * 10_001), b'\\"'),
+    "empty strings": (lambda body: read_json(body + b"," * 10_001), b'""'),
     "backslashes": (lambda body: read_json(body + b"," * 10_001), b"\\"),
 }
 

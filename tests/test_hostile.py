@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from itertools import pairwise
 
 import pytest
 import trio
@@ -556,11 +557,14 @@ async def test_heavy_input_is_taken_in_turns(monkeypatch: pytest.MonkeyPatch, en
                 await trio.sleep(0.01)
 
 
-def takes_long() -> h2sse.App:
+def takes_long(began: list[float] | None = None) -> h2sse.App:
+    """`began` is when each such request was, in the server's time."""
     app = h2sse.App()
 
     @app.get("/long")
     def long(_: h2sse.Request) -> h2sse.Response:
+        if began is not None:
+            began.append(trio.current_time())
         until = time.perf_counter() + 0.03
         while time.perf_counter() < until:
             pass
@@ -571,8 +575,9 @@ def takes_long() -> h2sse.App:
 
 async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
     """However many such requests come at once: one handler that does not wait cannot be cut."""
+    began: list[float] = []
     async with (
-        serving(takes_long()) as served,
+        serving(takes_long(began)) as served,
         served.client() as one,
         served.client() as other,
     ):
@@ -589,7 +594,10 @@ async def test_what_takes_long_leaves_others_half_of_the_time() -> None:
             while True:
                 await other.fetch("/healthz")
                 answers += 1
-    assert answers > 2 * len(made)
+    assert len(began) == len(made)
+    # The first is answered at once: until then its peer had used little.
+    assert all(later - before >= 2 * 0.03 for before, later in pairwise(began[1:]))
+    assert answers > len(made) / 2
 
 
 async def test_of_records_without_data_one_step_is_taken_at_a_time() -> None:

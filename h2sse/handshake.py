@@ -125,17 +125,22 @@ class _Place:
 
 @final
 class Line:
-    """Turns of which `AT_ONCE` are had at once; first come, first served.
+    """Turns of which `AT_ONCE` are had at once; who has waited longest is next, or who came last.
+
+    These two alternate: where a hundred come again as soon as they have been served, who comes but
+    once waits for a few of them, not for all; and nobody waits more than twice as long as if first
+    come were first served.
 
     Who has left meanwhile is passed over: a peer can come and go faster than it can be answered,
     and those who stay would wait for all of these.
     """
 
-    __slots__ = ("_free", "_waiting")
+    __slots__ = ("_free", "_last_is_next", "_waiting")
 
     def __init__(self) -> None:
         self._free = AT_ONCE
         self._waiting: OrderedDict[_Place, None] = OrderedDict()
+        self._last_is_next = False
 
     @contextlib.asynccontextmanager
     async def turn(self, sock: socket.socket) -> AsyncIterator[None]:
@@ -167,10 +172,11 @@ class Line:
     def _pass_on(self) -> None:
         passed_over = 0
         while self._waiting:
-            place, _ = self._waiting.popitem(last=False)
+            place, _ = self._waiting.popitem(last=self._last_is_next)
             place.left = passed_over < _GONE_AT_ONCE and has_left(place.sock)
             trio.lowlevel.reschedule(place.task)
             if not place.left:
+                self._last_is_next = not self._last_is_next
                 return
             passed_over += 1
         self._free += 1

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Patience"]
 
-# A tab that was ended for being behind comes back after its `retry`, two seconds or so: until then
-# its connection stays.
+# A tab that was ended for being behind comes back after its `retry`, by default four seconds at the
+# most: until then its connection stays.
 _COMES_BACK_SECONDS = 5
 
 

@@ -870,16 +870,24 @@ async def test_a_tab_that_is_fed_by_a_byte_buys_no_time_when_it_overflows(
         assert trio.current_time() - began <= HELD_SECONDS
 
 
-async def test_a_tab_that_was_behind_finds_its_connection_when_it_comes_back(
-    jumping_clock: MockClock,
-) -> None:
-    app = h2sse.App()
+@asynccontextmanager
+async def without_windows(app: h2sse.App) -> AsyncIterator[tuple[Served, RawClient]]:
+    """A client that answers PINGs and gives its streams no window."""
     async with (
         serving(app) as served,
         served.client(hello=NO_WINDOW) as client,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(_answer_pings, client)
+        yield served, client
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_tab_that_was_behind_finds_its_connection_when_it_comes_back(
+    jumping_clock: MockClock,
+) -> None:
+    app = h2sse.App()
+    async with without_windows(app) as (served, client):
         tab = await client.open_stream(EVENTS)
         await client.send(window_update(tab.id, 10_000))
         await trio.sleep(100)
@@ -892,7 +900,6 @@ async def test_a_tab_that_was_behind_finds_its_connection_when_it_comes_back(
         await trio.sleep(100)
         assert again.status == 200
         assert not again.over
-        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("path", ["/healthz", EVENTS], ids=["answers", "tabs"])
@@ -901,12 +908,7 @@ async def test_a_window_that_stays_closed_ends_its_tab_whatever_others_do(
 ) -> None:
     """Each by itself, and neither those that are read nor their connection."""
     app = h2sse.App()
-    async with (
-        serving(app) as served,
-        served.client(hello=NO_WINDOW) as client,
-        trio.open_nursery() as nursery,
-    ):
-        nursery.start_soon(_answer_pings, client)
+    async with without_windows(app) as (_, client):
         held, read = await client.open_stream("/events?topic=b"), []
         for _ in range(8):
             assert not held.over
@@ -922,7 +924,6 @@ async def test_a_window_that_stays_closed_ends_its_tab_whatever_others_do(
         assert all(stream.body and stream.reset is None for stream in read)
         assert path != EVENTS or not any(stream.ended for stream in read)
         assert path != EVENTS or not [each for each in client.frames if each.kind == GOAWAY]
-        nursery.cancel_scope.cancel()
 
 
 async def test_a_body_that_trickles_does_not_hold_its_connection(jumping_clock: MockClock) -> None:

@@ -143,12 +143,12 @@ class Turns:
 
     async def _rest(self, until: float) -> None:
         """Whoever had a long turn waits as long, and so do all others that have used much."""
-        self._rests_until = until
+        self._rests_until = max(self._rests_until, until)
         self._go_on()
         try:
             await trio.sleep_until(until)
         finally:
-            if self._rests_until == until:  # else there was another long turn meanwhile
+            if self._rests_until == until:  # else that of another lasts longer
                 self._rests_until = -math.inf
                 self._go_on()
 

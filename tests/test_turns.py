@@ -182,6 +182,25 @@ async def test_a_long_turn_whose_peer_has_gone_is_over(
     assert when == lights | {"heavy": 10.15, "light later": 10.16, "heavy later": 10.17}
 
 
+async def test_a_long_turn_amid_the_rest_after_a_longer_one_does_not_end_that(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    turns, when = Turns(0), {}
+
+    async def take(name: str, come: float, uses: float, takes: float) -> None:
+        await trio.sleep_until(come)
+        async with turns.turn(used((uses, come)), come):
+            when[name] = round(trio.current_time(), 3)
+            await trio.sleep(takes)
+
+    autojump_clock.jump(10)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take, "long", 10, 0, 0.1)
+        nursery.start_soon(take, "less long", 10.05, 0.01, 0.02)
+        nursery.start_soon(take, "heavy", 10.06, 0.4, 0)
+    assert when == {"long": 10, "less long": 10.1, "heavy": 10.2}
+
+
 async def test_between_two_turns_all_others_run() -> None:
     turns, rounds, had = Turns(0), 0, []
 

@@ -99,7 +99,8 @@ class Screen:
         buffer, guard = self._buffer, self._guard
         buffer += data
         used = 0
-        was_amid = guard.amid_section
+        # Whether all that has come so far goes on with what was waited for before.
+        same = guard.amid_section
         if not self._preface:
             if not PREFACE.startswith(buffer[: len(PREFACE)]):
                 raise Fault(ErrorCodes.PROTOCOL_ERROR, "no HTTP/2 preface")
@@ -126,13 +127,14 @@ class Screen:
             self.amid_section = guard.amid_section
             if breach := guard.frame(kind, flags, size, now):
                 raise Fault.of(breach)
+            same = same and guard.amid_section
             yield frame
         del buffer[:used]
         if self._settled:
             if not buffer and not guard.amid_section:
                 self._patience.frame_is_whole()
             else:
-                self._patience.frame_is_amid(now, anew=bool(used) and not was_amid)
+                self._patience.frame_is_amid(now, anew=bool(used) and not same)
 
     # -- judging and mending
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 import trio
 
 from .handshake import was_reset
-from .tls_socket import STEP_BYTES
+from .tls_socket import LONG_STEP_BYTES, STEP_BYTES
 from .turns import Usage
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Intake:
         async with server.turns.turn(self._usage, server.now()):
             used = time.thread_time()
             try:
-                return tls.recv(READ_BYTES)
+                return tls.recv(READ_BYTES, LONG_STEP_BYTES)
             finally:  # it may be no data that has come, at 2 ms a step
                 self._usage.add(time.thread_time() - used, server.now())
 

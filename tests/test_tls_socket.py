@@ -17,7 +17,7 @@ from support import certificates
 
 from benchmarks.key_updates import key_updates, telling
 from h2sse.tls import development_certificate
-from h2sse.tls_socket import STEP_BYTES, TlsSocket
+from h2sse.tls_socket import LONG_STEP_BYTES, STEP_BYTES, TlsSocket
 
 
 @dataclass
@@ -66,8 +66,8 @@ def client_context() -> ssl.SSLContext:
 
 
 @contextmanager
-def linked(context: ssl.SSLContext | None = None) -> Iterator[Link]:
-    """Both ends, after the handshake."""
+def ends(context: ssl.SSLContext | None = None) -> Iterator[Link]:
+    """Both, before the handshake."""
     made = development_certificate(certificates())
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(made.cert, made.key)
@@ -78,13 +78,20 @@ def linked(context: ssl.SSLContext | None = None) -> Iterator[Link]:
             end.setblocking(False)
         context = context or client_context()
         with context.wrap_socket(a, do_handshake_on_connect=False) as client:
-            server = TlsSocket(below, server_context)
-            for _ in range(3):
-                for shake in (client.do_handshake, server.do_handshake):
-                    with suppress(ssl.SSLWantReadError):
-                        shake()
-            assert server.selected_alpn_protocol() == client.selected_alpn_protocol() == "h2"
-            yield Link(server, below, client)
+            yield Link(TlsSocket(below, server_context), below, client)
+
+
+@contextmanager
+def linked(context: ssl.SSLContext | None = None) -> Iterator[Link]:
+    """Both, after it."""
+    with ends(context) as link:
+        client, server = link.client, link.server
+        for _ in range(3):
+            for shake in (client.do_handshake, server.do_handshake):
+                with suppress(ssl.SSLWantReadError):
+                    shake()
+        assert server.selected_alpn_protocol() == client.selected_alpn_protocol() == "h2"
+        yield link
 
 
 @pytest.mark.parametrize("size", [1, 16_383, 16_384, 16_385, 1_000_000])
@@ -137,7 +144,8 @@ def test_data_earns_larger_steps() -> None:
         assert max(steps) > 16_384
 
 
-def test_a_step_is_bounded_though_there_is_no_end_of_records_without_data() -> None:
+@pytest.mark.parametrize("step", [STEP_BYTES, LONG_STEP_BYTES])
+def test_a_step_is_bounded_though_there_is_no_end_of_records_without_data(step: int) -> None:
     context = client_context()
     with telling(context) as secret, linked(context) as link:
         before = waiting(link.below)
@@ -147,11 +155,25 @@ def test_a_step_is_bounded_though_there_is_no_end_of_records_without_data() -> N
         taken = 0
         while waiting(link.below):
             with pytest.raises(ssl.SSLWantReadError):
-                link.server.recv(100)
+                link.server.recv(100, step)
             left = waiting(link.below)
-            assert 0 < before + len(records) - taken - left <= STEP_BYTES
+            assert 0 < before + len(records) - taken - left <= step
             taken = before + len(records) - left
         assert link.server.idle_bytes == len(records)
+
+
+def test_what_comes_behind_a_handshake_is_not_taken_with_it() -> None:
+    """It would all be gone through at once, and twenty peers may do so at a time."""
+    context = client_context()
+    with telling(context) as secret, ends(context) as link:
+        for shake in (link.client.do_handshake, link.server.do_handshake):
+            with pytest.raises(ssl.SSLWantReadError):
+                shake()
+        link.client.do_handshake()
+        socket.socket.sendall(link.client, b"".join(islice(key_updates(secret()), 500)))
+        before = waiting(link.below)
+        link.server.do_handshake()
+        assert before - waiting(link.below) <= STEP_BYTES
 
 
 def test_the_end_is_told_with_a_word_and_without() -> None:

@@ -29,12 +29,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import count, islice, repeat
+from itertools import chain, count, cycle, islice, repeat
 from pathlib import Path
 from typing import Literal, final
 
 import hpack
 import trio
+
+from h2sse.config import Limits
 
 from .floods import (
     ACK,
@@ -82,6 +84,8 @@ AGAIN_SECONDS = 0.1
 _AT_ONCE_SECONDS = 0.02
 _READ_BYTES = 64 * 1024
 
+_HELLO = PREFACE + settings({})
+
 
 @final
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,7 @@ class Attack:
 
     make: Callable[[Asker], Iterator[bytes]]
     over: Literal["h2", "http/1.1", "tcp"] = "h2"
-    hello: bytes = PREFACE + settings({})
+    hello: bytes = _HELLO
     reads: bool = True
     leaves: bool = False
     deaf: bool = False
@@ -180,6 +184,19 @@ def _key_updates(secret: bytes) -> Iterator[bytes]:
         yield b"".join(islice(records, 500))
 
 
+def _key_updates_amid(size: int, every: int) -> Callable[[bytes], Iterator[bytes]]:
+    """A frame of unknown type and `size` bytes, and then as many updates, over and over."""
+    unknown = frame(0xBB, 0, 0, bytes(size))
+
+    def make(secret: bytes) -> Iterator[bytes]:
+        data = cycle([unknown, *repeat(b"", every - 1)])
+        records = key_updates(secret, chain([_HELLO], data))
+        for _ in range(10):
+            yield b"".join(islice(records, 3_000))
+
+    return make
+
+
 def _comes_and_goes(asker: Asker) -> Iterator[bytes]:
     """Ten tabs that are open for a moment: no attack, unless something of them stays."""
     streams = requests(asker, 10)
@@ -232,6 +249,7 @@ def _many_requests(asker: Asker) -> Iterator[bytes]:
 
 
 # Bodies that a server may take far longer to read than they took to come, or take far more memory.
+_BODY_BYTES = Limits().body_bytes
 _DEAR = (
     (b"application/x-www-form-urlencoded", b"topic=a&data=", b"%"),
     (b"application/x-www-form-urlencoded", b"topic=b&data=", b"%41a"),
@@ -240,12 +258,11 @@ _DEAR = (
     (b"application/json", b"{", b'"":0,'),
     (b"application/json", b'{"topic": "b", "data": "', b"\\n"),
 )
-_DEAR_BYTES = 1_000_000
 
 
 def _dear_bodies(_: Asker) -> Iterator[bytes]:
     for content_type, first, piece in _DEAR:
-        body = first + piece * ((_DEAR_BYTES - len(first)) // len(piece))
+        body = first + piece * ((_BODY_BYTES - len(first)) // len(piece))
         yield b"POST /publish HTTP/1.1\r\nHost: a\r\n"
         yield b"Content-Type: %b\r\nContent-Length: %d\r\n\r\n" % (content_type, len(body)) + body
 
@@ -301,6 +318,12 @@ ATTACKS: dict[str, Attack] = {
         pause_seconds=_SLOWLY,
     ),
     "key updates": Attack(make=_nothing, hello=b"", beneath=_key_updates),
+    "key updates behind data": Attack(
+        make=_nothing, hello=b"", beneath=_key_updates_amid(9_000, every=640), leaves=True
+    ),
+    "key updates amid data": Attack(
+        make=_nothing, hello=b"", beneath=_key_updates_amid(200, every=30), leaves=True
+    ),
     "no preface": Attack(make=_nothing, hello=b""),
     "no SETTINGS": Attack(make=_nothing, hello=PREFACE),
     "half a frame": Attack(make=_once(frame(HEADERS, _WHOLE, 1, bytes(100))[:50])),
@@ -339,7 +362,7 @@ ATTACKS: dict[str, Attack] = {
     "http/1.1: a long head": _http1(_over_and_over(_HOLDING, then=b"y" * 4_096)),
     "http/1.1: a large body": _http1(_once(_POST + b"Content-Length: 9999999\r\n\r\n")),
     "http/1.1: unfinished bodies": _http1(
-        _once(_POST + b"Content-Length: 1048576\r\n\r\n" + bytes(1_048_575))
+        _once(_POST + b"Content-Length: %d\r\n\r\n" % _BODY_BYTES + bytes(_BODY_BYTES - 1))
     ),
     "http/1.1: chunks of a byte": _http1(
         _over_and_over(_POST + _CHUNKED + b"\r\n", then=b"1\r\nx\r\n" * 500)
@@ -424,7 +447,7 @@ _shared_context = cache(_context)  # to make it takes longer than to connect
 
 async def _attack_once(attack: Attack, host: str, port: int, counts: Counter[str]) -> None:
     if attack.beneath is not None:
-        await _attack_beneath(attack.beneath, attack.over, host, port, counts)
+        await _attack_beneath(attack, attack.beneath, host, port, counts)
         return
     transport = await trio.open_tcp_stream(host, port)
     counts["connections"] += 1
@@ -451,13 +474,13 @@ async def _attack_once(attack: Attack, host: str, port: int, counts: Counter[str
 
 
 async def _attack_beneath(
+    attack: Attack,
     make: Callable[[bytes], Iterator[bytes]],
-    protocol: str,
     host: str,
     port: int,
     counts: Counter[str],
 ) -> None:
-    context = _context(protocol)
+    context = _context(attack.over)
     with telling(context) as secret:
         transport = await trio.open_tcp_stream(host, port)
         counts["connections"] += 1
@@ -465,7 +488,7 @@ async def _attack_beneath(
             await trio.SSLStream(transport, context, https_compatible=True).do_handshake()
             for piece in make(secret()):
                 await transport.send_all(piece)
-            while await transport.receive_some(_READ_BYTES):
+            while not attack.leaves and await transport.receive_some(_READ_BYTES):
                 pass
         finally:
             await trio.aclose_forcefully(transport)

@@ -1,16 +1,18 @@
 """TLS 1.3 key updates without end (RFC 8446 4.6.3), which neither `ssl` nor OpenSSL's peer offers.
 
-Each is a record of 27 bytes that carries no data and costs who reads it a new key.  All keys follow
-from the secret of the handshake, which `ssl` tells (NSS key log format), so what OpenSSL would send
-one by one is made at once, to be given to the socket beneath it.
+Each is a record of 27 bytes that carries no data and costs who reads it a new key; there may be
+records of data between them.  All keys follow from the secret of the handshake, which `ssl` tells
+(NSS key log format), so what OpenSSL would send one by one is made at once, to be given to the
+socket beneath it.
 """
 
 from __future__ import annotations
 
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Final
 
@@ -20,8 +22,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 __all__ = ["key_updates", "telling"]
 
-_HEAD: Final = bytes.fromhex("17 0303 0016")  # application_data, TLS 1.2 as ever, 22 bytes
-_KEY_UPDATE: Final = bytes.fromhex("18 000001 00 16")  # update_not_requested; a handshake message
+_HEAD: Final = bytes.fromhex("17 0303")  # application_data, TLS 1.2 as ever
+_KEY_UPDATE: Final = bytes.fromhex("18 000001 00")  # update_not_requested
+_HANDSHAKE, _DATA = b"\x16", b"\x17"
+_TAG_BYTES: Final = 16
 
 
 @contextmanager
@@ -40,17 +44,26 @@ def telling(context: ssl.SSLContext) -> Iterator[Callable[[], bytes]]:
         yield secret
 
 
-def key_updates(secret: bytes) -> Iterator[bytes]:
+def key_updates(secret: bytes, data: Iterable[bytes] = repeat(b"")) -> Iterator[bytes]:
     """Records, of which the first is the first after the handshake.
 
+    Before each update goes a record of what `data` has for it, up to 16 KiB, unless that is empty.
     For the cipher suites of AES-GCM: with TLS_AES_256_GCM_SHA384 secrets are 48 bytes long.
     """
     key_bytes = 32 if len(secret) == SHA384.digest_size else 16
-    while True:
+    for each in data:
         cipher = AESGCM(_derived(secret, b"key", key_bytes))
-        # The first record of its key: the nonce is the IV (RFC 8446 5.3).
-        yield _HEAD + cipher.encrypt(_derived(secret, b"iv", 12), _KEY_UPDATE, _HEAD)
+        nonce = _derived(secret, b"iv", 12)  # of the first record of its key (RFC 8446 5.3)
+        if each:
+            yield _record(cipher, nonce, each + _DATA)
+            nonce = nonce[:-1] + bytes((nonce[-1] ^ 1,))
+        yield _record(cipher, nonce, _KEY_UPDATE + _HANDSHAKE)
         secret = _derived(secret, b"traffic upd", len(secret))
+
+
+def _record(cipher: AESGCM, nonce: bytes, inner: bytes) -> bytes:
+    head = _HEAD + (len(inner) + _TAG_BYTES).to_bytes(2, "big")
+    return head + cipher.encrypt(nonce, inner, head)
 
 
 def _derived(secret: bytes, label: bytes, size: int) -> bytes:

@@ -39,7 +39,7 @@ TURN_SECONDS = 0.004
 class Intake:
     """One connection's, once TLS stands.  The connection acts on what its wire says of it."""
 
-    __slots__ = ("_connection", "_server", "_sock", "_tls", "_usage", "_wire")
+    __slots__ = ("_connection", "_decrypting", "_server", "_sock", "_tls", "_usage", "_wire")
 
     def __init__(
         self,
@@ -55,6 +55,8 @@ class Intake:
         self._tls = tls
         self._wire = wire
         self._usage = Usage(server.now())
+        # Of that, what TLS used: next to nothing, unless there is much more to decrypt than data.
+        self._decrypting = Usage(server.now())
 
     async def run(self) -> bool:
         """Take in all that comes, until the wire is closed; whether the peer has left.
@@ -100,15 +102,20 @@ class Intake:
         return peer_left
 
     async def _receive(self) -> bytes:
-        tls, server = self._tls, self._server
-        if tls.idle_bytes <= STEP_BYTES:
-            return tls.recv(READ_BYTES)
+        server = self._server
+        if not (self._tls.dear or server.turns.needed(self._decrypting, server.now())):
+            return self._take_step(STEP_BYTES)
         async with server.turns.turn(self._usage, server.now()):
-            used = time.thread_time()
-            try:
-                return tls.recv(READ_BYTES, LONG_STEP_BYTES)
-            finally:  # it may be no data that has come, at 2 ms a step
-                self._usage.add(time.thread_time() - used, server.now())
+            return self._take_step(LONG_STEP_BYTES)
+
+    def _take_step(self, step: int) -> bytes:
+        used = time.thread_time()
+        try:
+            return self._tls.recv(READ_BYTES, step)
+        finally:  # it may be no data that has come, at 2 ms a step
+            took, now = time.thread_time() - used, self._server.now()
+            self._usage.add(took, now)
+            self._decrypting.add(took, now)
 
     async def _take_turns(self, data: bytes, came: float, events: Sequence[WireEvent] = ()) -> None:
         """Take in much, or what takes long, a turn at a time; first `events` that are left over."""

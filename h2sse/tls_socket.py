@@ -6,7 +6,7 @@
 On a socket of its own OpenSSL reads until it has data for us.  A peer whose records carry none (key
 updates, RFC 8446 4.6.3) keeps it there for as long as it can send, and every tab waits: one such
 peer did that for seconds.  So what is read passes through memory, and a step reads no more than
-takes about 0.6 ms, or 2 ms for one that has waited for its turn.  What is written does so too: it
+takes about 0.6 ms, or more of who has waited for its turn.  What is written does so too: it
 leaves in one call and in as few packets as can be, where OpenSSL would make a call and a packet of
 each record.
 
@@ -29,8 +29,8 @@ __all__ = ["LONG_STEP_BYTES", "STEP_BYTES", "TlsSocket"]
 STEP_BYTES: Final = 1024
 # For one at a time.
 LONG_STEP_BYTES: Final = 4 * 1024
-# Who sends data earns larger steps, up to a whole record with what TLS puts around it: an upload
-# takes half the time.
+# Who sends data faster than it is read, and little else, earns larger steps, up to a whole record
+# with what TLS puts around it: an upload takes half the time.
 _LARGE_STEP_BYTES: Final = 17 * 1024
 # What a record holds (RFC 8446 5.1).  Sealed one by one, no more is left allocated in a MemoryBIO.
 _RECORD_BYTES: Final = 16 * 1024
@@ -43,7 +43,7 @@ class TlsSocket:
     `idle_bytes` is how many bytes came since the last that were data.
     """
 
-    __slots__ = ("_earned", "_in", "_out", "_sock", "_tls", "idle_bytes", "unsent")
+    __slots__ = ("_earned", "_in", "_more", "_out", "_sock", "_tls", "idle_bytes", "unsent")
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext) -> None:
         self._sock = sock
@@ -53,6 +53,7 @@ class TlsSocket:
         self.unsent = b""  # sealed, and not taken by the socket yet
         self.idle_bytes = 0
         self._earned = 0  # by data, for a larger step
+        self._more = False  # may wait in the socket
 
     def do_handshake(self) -> None:
         """Take one step.
@@ -94,9 +95,15 @@ class TlsSocket:
             if self._out.pending:
                 with contextlib.suppress(OSError):  # what is sent next will tell
                     self._answer()
-        self.idle_bytes = 0
-        self._earned = min(self._earned + 2 * len(data), _LARGE_STEP_BYTES)
+        came, self.idle_bytes = self.idle_bytes, 0
+        if self._more and 2 * len(data) >= came:
+            self._earned = min(self._earned + 2 * len(data), _LARGE_STEP_BYTES)
         return data
+
+    @property
+    def dear(self) -> bool:
+        """Whether the next step may take long, so that it wants a turn."""
+        return max(self.idle_bytes, self._earned, self._in.pending) > STEP_BYTES
 
     @property
     def pending(self) -> bool:
@@ -138,10 +145,11 @@ class TlsSocket:
         if self._in.pending:
             return  # of the last step
         try:
-            data = self._sock.recv(max(step, self._earned))
+            data = self._sock.recv(size := max(step, self._earned))
         except BlockingIOError:
             return
-        self._earned = max(0, self._earned - len(data))
+        self._more = len(data) == size
+        self._earned = max(0, self._earned - size)
         if data:
             self._in.write(data)
             self.idle_bytes += len(data)

@@ -16,10 +16,14 @@ Whatever waits for the server fails after `PATIENCE_SECONDS`, or a client's own 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import shutil
+import socket
 import ssl
+import struct
 import tempfile
+import termios
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -67,6 +71,7 @@ __all__ = [
     "reset",
     "serving",
     "settings_frame",
+    "waiting",
     "window_update",
 ]
 
@@ -188,6 +193,13 @@ def certificates() -> Path:
     directory = tempfile.mkdtemp(prefix="h2sse-test-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return Path(directory)
+
+
+def waiting(sock: socket.socket) -> int:
+    """Bytes that can be read."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+    assert isinstance(count, int)
+    return count
 
 
 class _Settings(TypedDict, total=False):

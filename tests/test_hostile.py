@@ -45,6 +45,7 @@ from support import (
     reset,
     serving,
     settings_frame,
+    waiting,
     window_update,
 )
 from trio.testing import MockClock
@@ -54,7 +55,7 @@ import h2sse.intake
 from benchmarks.attacks import ATTACKS, EVENTS, FLOODS, _attack_once, malformed_requests
 from h2sse.handshake import was_reset
 from h2sse.sse import HEARTBEAT
-from h2sse.tls_socket import STEP_BYTES
+from h2sse.tls_socket import STEP_BYTES, TlsSocket
 from h2sse.turns import Usage
 
 NO_ERROR, PROTOCOL_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR = 0, 1, 3, 6
@@ -621,6 +622,30 @@ async def test_of_records_without_data_one_step_is_taken_at_a_time() -> None:
                 while "TLS records without data" not in served.server.statistics().reasons:  # noqa: ASYNC110
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["key updates behind data", "key updates amid data"])
+async def test_data_buys_records_without_data_no_step_beside_a_turn(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twenty at once each step would be taken in one round of the loop: 10 ms each, once."""
+    in_turns: list[int] = []
+    beside: list[int] = []
+
+    def watched(tls: TlsSocket, size: int, step: int = STEP_BYTES) -> bytes:
+        before = waiting(tls._sock) + tls._in.pending
+        try:
+            return recv(tls, size, step)
+        finally:
+            taken = before - waiting(tls._sock) - tls._in.pending
+            (in_turns if served.server.turns._taken else beside).append(taken)
+
+    recv = TlsSocket.recv
+    monkeypatch.setattr(TlsSocket, "recv", watched)
+    async with serving(h2sse.App()) as served:
+        await _attack_once(ATTACKS[name], *served.address, Counter[str]())
+    assert max(beside) <= STEP_BYTES
+    assert sum(beside) < sum(in_turns)
 
 
 async def test_who_has_taken_much_time_waits_for_a_turn_and_nobody_else_does() -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import ssl
-import struct
-import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat
 
 import pytest
-from support import certificates
+from support import certificates, waiting
 
 from benchmarks.key_updates import key_updates, telling
 from h2sse.tls import development_certificate
@@ -48,13 +45,6 @@ class Link:
             except ssl.SSLWantReadError:
                 assert self.server.unsent, "no more comes"
         return heard
-
-
-def waiting(sock: socket.socket) -> int:
-    """Bytes that can be read."""
-    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
-    assert isinstance(count, int)
-    return count
 
 
 def client_context() -> ssl.SSLContext:
@@ -142,6 +132,41 @@ def test_data_earns_larger_steps() -> None:
             steps.append(left - waiting(link.below))
         assert steps[0] == STEP_BYTES
         assert max(steps) > 16_384
+
+
+def test_what_is_read_as_fast_as_it_comes_earns_nothing() -> None:
+    """Nor is it dear: requests now and then wait for no turn, however many they are."""
+    with linked() as link:
+        for _ in range(100):
+            link.client.send(b"x" * 700)
+            assert link.server_hears(700)
+            assert not link.server.dear
+
+
+def test_what_is_left_of_a_step_is_dear_too() -> None:
+    """It is behind the data of a record, and may all be records without data."""
+    context = client_context()
+    with telling(context) as secret, linked(context) as link:
+        data = [b"x", *repeat(b"", 100)]
+        socket.socket.sendall(link.client, b"".join(key_updates(secret(), data)))
+        waiting_before = waiting(link.below)
+        assert link.server.recv(100, LONG_STEP_BYTES) == b"x"
+        assert waiting_before - waiting(link.below) > STEP_BYTES
+        assert link.server.dear
+
+
+def test_data_amid_much_else_earns_nothing() -> None:
+    """But for the first of it, whose sender may have an upload in mind."""
+    context = client_context()
+    with telling(context) as secret, linked(context) as link:
+        data = [b"x" * 9_000, *repeat(b"", 640)] * 5
+        socket.socket.sendall(link.client, b"".join(key_updates(secret(), data)))
+        steps = []
+        while left := waiting(link.below):
+            with suppress(ssl.SSLWantReadError):
+                link.server.recv(16_384)
+            steps.append(left - waiting(link.below))
+        assert sum(step > STEP_BYTES for step in steps) == 1
 
 
 @pytest.mark.parametrize("step", [STEP_BYTES, LONG_STEP_BYTES])

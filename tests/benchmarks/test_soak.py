@@ -327,7 +327,7 @@ REASONS = {name: reason for name, (_, reason) in FLOODS.items()} | {
     "a pulled cable": "no answer to a PING within probe_answer_seconds",
     "http/1.1: smuggling": "Content-Length beside Transfer-Encoding",
     "http/1.1: a long head": "the header section is over 16384 bytes",
-    "http/1.1: a large body": "the body is over 1048576 bytes",
+    "http/1.1: a large body": f"the body is over {h2sse.Limits().body_bytes} bytes",
     "http/1.1: unfinished bodies": "the body took too long",
     "http/1.1: chunks of a byte": "the body's chunks are mostly framing",
     "http/1.1: a slow head": "the header section took too long",

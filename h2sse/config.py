@@ -29,7 +29,7 @@ class Limits:
     handshake_seconds: float = 10
     # From the first byte of a connection or request until its header section is whole.
     request_seconds: float = 10
-    # From the header section until the body is whole; the largest at 26 KB/s.
+    # From the header section until the body is whole; the largest at 13 KB/s.
     body_seconds: float = 30
     # A connection without requests or streams.  Chromium pings after 10 s, Firefox after 58 s.
     idle_seconds: float = 60
@@ -76,14 +76,15 @@ class Limits:
     # of less, but a flood of empty pieces and table-size updates would.
     header_block_bytes: int = 64 * 1024
     # One character outside the BMP, an emoji, makes Python take four bytes for each of a text, and
-    # JSON is there twice: 8 MiB for a moment, of the 10 that a connection is to cost at the most.
-    body_bytes: int = 768 * 1024
+    # JSON is there twice: 4 MiB for a moment.  With a backlog and a history that are full to their
+    # bounds that is just below the 10 MiB that one connection is to cost at the most.
+    body_bytes: int = 384 * 1024
     # A published event on its streams.  Each line of its data has its own `data: ` there, so that a
     # body of line breaks would grow sevenfold.
     event_bytes: int = 2 * 1024 * 1024
     # All unfinished bodies of a connection together.
-    connection_body_bytes: int = 2 * 1024 * 1024
-    # The same for all connections together, 85 bodies at their bound.  Past this those begun first
+    connection_body_bytes: int = 1024 * 1024
+    # The same for all connections together, 170 bodies at their bound.  Past this those begun first
     # are refused: a publisher's takes milliseconds, one held to fill the memory `body_seconds`.
     total_body_bytes: int = 64 * 1024 * 1024
     # Topics in one request; a page that needs more wants one topic for all of them.
@@ -153,10 +154,10 @@ class Limits:
     # Topics that no tab has listened to, together: nobody is there to resume.  What is published
     # just before the first tab comes, half an hour of an event a second, fits.
     history_unheard_bytes: int = 1024 * 1024
-    # All topics together; past this, likewise.  Ten thousand events of 160 bytes.  Whoever may
+    # All topics together; past this, likewise.  7,500 events of 160 bytes.  Whoever may
     # publish can fill it, from one connection, which is to cost less than 10 MiB: where only your
     # own code publishes, give it what you have.
-    history_total_bytes: int = 4 * 1024 * 1024
+    history_total_bytes: int = 3 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -2,7 +2,7 @@
 
 Most input is little, and is taken in at once.  Input that is longer than a piece, or whose peer has
 taken much of the processor of late, takes turns with all others of whom that is true (turns.py); so
-does what has TLS decrypt much before any data comes.
+does what has TLS decrypt much, or much that is no data.
 """
 
 from __future__ import annotations

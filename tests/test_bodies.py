@@ -164,4 +164,4 @@ def test_no_body_costs_much_more_than_it_weighs(dear: str) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert peak < 5 * MEBIBYTE
+    assert peak < 4 * MEBIBYTE
